@@ -1,0 +1,32 @@
+"""The errors a user can act on. Each message names what is wrong, what was found, what is possible."""
+
+
+class TinylmError(ValueError):
+    """The root of them all: the command line prints its message alone, without a traceback."""
+
+
+class CheckpointError(TinylmError):
+    """A model folder that cannot be read, or that does not hold what its config says."""
+
+
+class TokenizerError(TinylmError):
+    """A tokenizer.json that is malformed, or that uses a part which is not supported."""
+
+
+class ParameterError(TinylmError):
+    """A parameter of generation that makes no sense, such as a temperature of -1."""
+
+
+class ContextError(TinylmError):
+    """A prompt and an answer that do not fit into the model's context."""
+
+
+class MissingModelError(TinylmError):
+    """A model that was asked for by name and is not here."""
+
+
+class MissingExtraError(TinylmError):
+    """An optional dependency that is not installed; the message says how to install it."""
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs an optional part: pip install 'tinylm[{extra}]'")

@@ -1,0 +1,1 @@
+"""The bundled story model: data only."""

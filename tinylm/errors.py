@@ -25,6 +25,10 @@ class MissingModelError(TinylmError):
     """A model that was asked for by name and is not here."""
 
 
+class SourceError(TinylmError):
+    """A model that could not be fetched or written: no network, a full disk, a hash that differs."""
+
+
 class MissingExtraError(TinylmError):
     """An optional dependency that is not installed; the message says how to install it."""
 

@@ -69,7 +69,9 @@ class KernelCache(NullCache):  # type: ignore[misc]
 
     def _path(self, signature: Any, codegen: Any) -> Path:
         function = self._function
-        key = (function.__module__, function.__qualname__, str(signature), codegen.magic_tuple())
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        constants = [value for value in cells if isinstance(value, (bool, int, float, str))]
+        key = (function.__module__, function.__qualname__, constants, str(signature), codegen.magic_tuple())
         name = f"{function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
         return cache_folder() / name
 

@@ -1,0 +1,50 @@
+"""How a weight matrix is stored. One file a format; what they share stands here.
+
+A format is a class over the stored arrays that can `dequantize` itself for the reference and names the
+operations that compute with it. The models and the program never look inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinylm.kernels.jit import Operation
+
+
+class Matrix(Protocol):
+    """A weight matrix (N, K): N outputs, K inputs."""
+
+    shape: tuple[int, int]
+    nbytes: int
+    """Bytes that one multiplication reads."""
+
+    format: str
+    """The name of the format, such as "float32"."""
+
+    take: Operation
+    """Rows by index: operands (this matrix), indices (2), out (3)."""
+
+    matvec: Operation
+    """One token: operands x (3), (this matrix), out (3). A unit is one row."""
+
+    matmul: Operation
+    """Several tokens: operands packed (3), (this matrix), out (3). A unit is one row."""
+
+    pack: Operation
+    """Makes `packed` of x: operands x (3), packed (3). A unit is NARROW_LANES tokens."""
+
+    def operands(self) -> list[int]:
+        """The matrix as operands of its operations: addresses and sizes."""
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """`(N, K)` float32, what the matrix stands for."""
+
+
+def array_operands(array: NDArray[Any]) -> list[int]:
+    """Address and shape of a C-contiguous array."""
+    if not array.flags.c_contiguous:
+        raise AssertionError("an operand must be C-contiguous")
+    return [array.ctypes.data, *array.shape]

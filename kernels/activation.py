@@ -1,0 +1,138 @@
+"""What happens number by number: activations, gated products, sums. One unit of work is BLOCK numbers."""
+
+import math
+
+import numpy as np
+
+from tinylm.kernels.exponential import exp
+from tinylm.kernels.jit import njit, operation
+from tinylm.kernels.operands import float32_1d
+
+BLOCK = 256
+
+ONE, HALF = np.float32(1), np.float32(0.5)
+SQRT_HALF = np.float32(math.sqrt(0.5))
+SQRT_2_OVER_PI = np.float32(math.sqrt(2 / math.pi))
+
+
+def silu_reference(x):
+    """x * sigmoid(x) (Elfwing et al. 2017, arXiv:1702.03118)."""
+    return (x / (1 + np.exp(-x))).astype(np.float32)
+
+
+def gelu_reference(x):
+    """x * Phi(x), exact, with the error function (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    erf = np.vectorize(math.erf, otypes=[np.float64])(x * math.sqrt(0.5)) if x.size else x
+    return (0.5 * x * (1 + erf)).astype(np.float32)
+
+
+def gelu_tanh_reference(x):
+    """The tanh approximation of GELU, `gelu_new` and `gelu_pytorch_tanh` of the configs."""
+    return (0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))).astype(np.float32)
+
+
+def relu_reference(x):
+    """max(x, 0)."""
+    return np.maximum(x, np.float32(0))
+
+
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
+SILU, GELU, GELU_TANH, RELU = range(4)
+REFERENCES = (silu_reference, gelu_reference, gelu_tanh_reference, relu_reference)
+
+
+@njit
+def _sigmoid(x):
+    return ONE / (ONE + exp(-x))
+
+
+@njit
+def _silu(x):
+    return x * _sigmoid(x)
+
+
+@njit
+def _erf(x):
+    """The error function to 1.5e-7 (Abramowitz and Stegun 7.1.26)."""
+    size = abs(x)
+    t = ONE / (ONE + np.float32(0.3275911) * size)
+    poly = np.float32(1.061405429) * t - np.float32(1.453152027)
+    poly = poly * t + np.float32(1.421413741)
+    poly = poly * t - np.float32(0.284496736)
+    poly = poly * t + np.float32(0.254829592)
+    value = ONE - poly * t * exp(-size * size)
+    return value if x >= 0 else -value
+
+
+@njit
+def _gelu(x):
+    return HALF * x * (ONE + _erf(x * SQRT_HALF))
+
+
+@njit
+def _gelu_tanh(x):
+    # 0.5 (1 + tanh(z)) is the sigmoid of 2 z
+    return x * _sigmoid(np.float32(2) * SQRT_2_OVER_PI * (x + np.float32(0.044715) * x * x * x))
+
+
+@njit
+def activate(kind, x, out, begin, end):
+    """Blocks `begin` to `end` of the activation ACTIVATIONS[kind] of x (n,) into out (n,)."""
+    first, last = begin * BLOCK, min(end * BLOCK, x.shape[0])
+    if kind == SILU:
+        for i in range(first, last):
+            out[i] = _silu(x[i])
+    elif kind == GELU:
+        for i in range(first, last):
+            out[i] = _gelu(x[i])
+    elif kind == GELU_TANH:
+        for i in range(first, last):
+            out[i] = _gelu_tanh(x[i])
+    else:
+        for i in range(first, last):
+            out[i] = max(x[i], np.float32(0))
+
+
+def gate_reference(kind, x, y):
+    """activation(x) * y: the gate of SwiGLU and its kin (Shazeer 2020, arXiv:2002.05202)."""
+    return REFERENCES[kind](x) * y
+
+
+@njit
+def gate(kind, x, y, out, begin, end):
+    """Blocks `begin` to `end` of `gate_reference` of x, y (n,) into out (n,)."""
+    first, last = begin * BLOCK, min(end * BLOCK, x.shape[0])
+    activate(kind, x, out, begin, end)
+    for i in range(first, last):
+        out[i] *= y[i]
+
+
+def add_reference(x, y):
+    """x + y."""
+    return x + y
+
+
+@njit
+def add(x, y, out, begin, end):
+    """Blocks `begin` to `end` of x (n,) + y (n,) into out (n,)."""
+    for i in range(begin * BLOCK, min(end * BLOCK, x.shape[0])):
+        out[i] = x[i] + y[i]
+
+
+@operation
+def activate_operation(operands, begin, end):
+    """kind (1), x (2), out (2)."""
+    activate(operands[0], float32_1d(operands, 1), float32_1d(operands, 3), begin, end)
+
+
+@operation
+def gate_operation(operands, begin, end):
+    """kind (1), x (2), y (2), out (2)."""
+    x, y, out = float32_1d(operands, 1), float32_1d(operands, 3), float32_1d(operands, 5)
+    gate(operands[0], x, y, out, begin, end)
+
+
+@operation
+def add_operation(operands, begin, end):
+    """x (2), y (2), out (2)."""
+    add(float32_1d(operands, 0), float32_1d(operands, 2), float32_1d(operands, 4), begin, end)

@@ -1,0 +1,135 @@
+"""Matrix products with float32 and bfloat16 weights: `(T, K) @ (N, K).T -> (T, N)`.
+
+One token is a sum along one row after the other (`matvec`): memory speed, for the memory prefers one stream
+to several rows at a time, which halve it. More tokens go through
+the register tile: `pack` lays the tokens side by side, `matmul` then multiplies ROWS rows of weights with
+LANES tokens at a time. One unit of work is one row of the weights, for `pack` one token tile. The order of
+every sum is fixed by the shapes alone, so the result does not depend on who did which share.
+"""
+
+import numpy as np
+from numba import carray
+
+from tinylm.kernels.jit import njit, operation
+from tinylm.kernels.operands import float32_2d, uint16_2d
+from tinylm.kernels.simd import memory, to_float32
+from tinylm.kernels.tile import LANES, NARROW_LANES, NARROW_ROWS, ROWS, narrow_tile, tile
+
+BLOCK_ROWS = NARROW_ROWS
+"""Shares of the work begin at multiples of this, so that only the last block of a matrix is cut short."""
+
+WIDE_FROM = 2 * NARROW_LANES + 1
+"""From so many tokens on, one wide tile that is partly empty beats several narrow ones."""
+
+
+def matmul_reference(x, weight):
+    """`(T, K) @ (N, K).T -> (T, N)`."""
+    return x @ weight.T
+
+
+@njit
+def matvec(x, weight, out, begin, end):
+    """Rows `begin` to `end` of `(N, K) @ (K,) -> (N,)`: x is (1, K), out (1, N), the weights as `to_float32`."""
+    for n in range(begin, end):
+        total = np.float32(0)
+        for k in range(weight.shape[1]):
+            total += to_float32(weight[n, k]) * x[0, k]
+        out[0, n] = total
+
+
+@njit
+def tile_lanes(first, T):
+    """How many lanes the tile has that begins at token `first` of T."""
+    return LANES if T - first >= WIDE_FROM or NARROW_LANES >= LANES else NARROW_LANES
+
+
+def packed_length(T):
+    """How many tokens a packed buffer must have room for: T and what the last tile leaves empty."""
+    return T + LANES
+
+
+@njit
+def pack(x, packed, begin, end):
+    """Tokens of x (T, K), tile after tile as (K, lanes) in `packed`; a unit is NARROW_LANES tokens."""
+    T, K = x.shape
+    first = 0
+    while first < T:
+        lanes = tile_lanes(first, T)
+        if begin * NARROW_LANES <= first < end * NARROW_LANES:
+            tile = carray(memory(packed.ctypes.data + 4 * first * K), (K, lanes), np.float32)
+            for lane in range(lanes):
+                if first + lane < T:
+                    for k in range(K):
+                        tile[k, lane] = x[first + lane, k]
+                else:
+                    for k in range(K):
+                        tile[k, lane] = np.float32(0)
+        first += lanes
+
+
+@njit
+def _whole_block(weight, n, rows, padded):
+    """Where `rows` whole rows from n on can be read: in place, or copied beside when the matrix ends."""
+    N, K = weight.shape
+    if n + rows <= N:
+        return weight.ctypes.data + weight.itemsize * n * K
+    for row in range(rows):
+        for k in range(K):
+            padded[row, k] = weight[min(n + row, N - 1), k]
+    return padded.ctypes.data
+
+
+@njit
+def matmul(packed, weight, out, begin, end):
+    """Rows `begin` to `end` of the weights (N, K) times the tokens that `pack` made, into out (T, N)."""
+    T, N = out.shape
+    K = weight.shape[1]
+    size = weight.itemsize
+    padded = np.empty((max(ROWS, NARROW_ROWS), K if end == N else 0), weight.dtype)
+    sums = np.empty((max(ROWS, NARROW_ROWS), LANES), np.float32)
+    first = 0
+    while first < T:
+        lanes = tile_lanes(first, T)
+        rows = ROWS if lanes == LANES else NARROW_ROWS
+        right = packed.ctypes.data + 4 * first * K
+        for n in range(begin, end, rows):
+            left = _whole_block(weight, n, rows, padded)
+            if lanes == LANES:
+                tile(weight, left, size * K, size, right, K, sums.ctypes.data)
+            else:
+                narrow_tile(weight, left, size * K, size, right, K, sums.ctypes.data)
+            block = carray(memory(sums.ctypes.data), (rows, lanes), np.float32)
+            for token in range(min(lanes, T - first)):
+                for row in range(min(rows, end - n)):
+                    out[first + token, n + row] = block[row, token]
+        first += lanes
+
+
+@operation
+def pack_operation(operands, begin, end):
+    """x (3), packed (3)."""
+    pack(float32_2d(operands, 0), float32_2d(operands, 3), begin, end)
+
+
+@operation
+def matvec_operation(operands, begin, end):
+    """x (3), weight (3), out (3)."""
+    matvec(float32_2d(operands, 0), float32_2d(operands, 3), float32_2d(operands, 6), begin, end)
+
+
+@operation
+def matvec_bfloat16_operation(operands, begin, end):
+    """x (3), weight (3), out (3)."""
+    matvec(float32_2d(operands, 0), uint16_2d(operands, 3), float32_2d(operands, 6), begin, end)
+
+
+@operation
+def matmul_operation(operands, begin, end):
+    """packed (3), weight (3), out (3)."""
+    matmul(float32_2d(operands, 0), float32_2d(operands, 3), float32_2d(operands, 6), begin, end)
+
+
+@operation
+def matmul_bfloat16_operation(operands, begin, end):
+    """packed (3), weight (3), out (3)."""
+    matmul(float32_2d(operands, 0), uint16_2d(operands, 3), float32_2d(operands, 6), begin, end)

@@ -1,0 +1,40 @@
+"""How an `Operation` sees its operands: arrays over the addresses in its row of the table.
+
+An array of n dimensions takes 1 + n places there: its address and its shape, C-contiguous.
+"""
+
+import numpy as np
+from numba import carray
+
+from tinylm.kernels.jit import njit
+from tinylm.kernels.simd import memory
+
+
+@njit
+def float32_1d(operands, index):
+    """(n,) float32 of `operands[index : index + 2]`."""
+    return carray(memory(operands[index]), (operands[index + 1],), np.float32)
+
+
+@njit
+def float32_2d(operands, index):
+    """(n, m) float32 of `operands[index : index + 3]`."""
+    return carray(memory(operands[index]), (operands[index + 1], operands[index + 2]), np.float32)
+
+
+@njit
+def uint16_2d(operands, index):
+    """(n, m) uint16, the bits of float16 or bfloat16, of `operands[index : index + 3]`."""
+    return carray(memory(operands[index]), (operands[index + 1], operands[index + 2]), np.uint16)
+
+
+@njit
+def int64_1d(operands, index):
+    """(n,) int64 of `operands[index : index + 2]`."""
+    return carray(memory(operands[index]), (operands[index + 1],), np.int64)
+
+
+@njit
+def int64_2d(operands, index):
+    """(n, m) int64 of `operands[index : index + 3]`."""
+    return carray(memory(operands[index]), (operands[index + 1], operands[index + 2]), np.int64)

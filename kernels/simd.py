@@ -1,0 +1,136 @@
+"""The few things that Numba has no word for: memory addresses, atomics, calls by address, float bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+INT16 = ir.IntType(16)
+INT32 = ir.IntType(32)
+INT64 = ir.IntType(64)
+FLOAT = ir.FloatType()
+
+
+def pointer(builder: ir.IRBuilder, address: ir.Value, to: ir.Type) -> ir.Value:
+    """The pointer of an address held in an int64."""
+    return builder.inttoptr(address, to.as_pointer())
+
+
+def widen(builder: ir.IRBuilder, number: ir.Value, number_type: Any) -> ir.Value:
+    """A number of a weight matrix as float32: float32 itself, or the bits of a bfloat16 in a uint16.
+
+    A bfloat16 is the upper half of the float32 of the same value.
+    """
+    if number_type == types.float32:
+        return number
+    if number_type == types.uint16:
+        return builder.bitcast(builder.shl(builder.zext(number, INT32), INT32(16)), FLOAT)
+    raise TypeError(f"no way to read {number_type} as float32")
+
+
+def load_float32(builder: ir.IRBuilder, address: ir.Value, number_type: Any) -> ir.Value:
+    """`widen` of the number at an address."""
+    stored = FLOAT if number_type == types.float32 else INT16
+    return widen(builder, builder.load(pointer(builder, address, stored)), number_type)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def to_float32(typingctx: Any, number: Any) -> Any:
+    """A number of a weight matrix, float32 or bfloat16 bits in a uint16, as float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return widen(builder, arguments[0], number)
+
+    return types.float32(number), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def memory(typingctx: Any, address: Any) -> Any:
+    """The pointer for `numba.carray` of an address held in an int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
+    """Add to the int64 at an address and return what it was: one step for all threads, acquire and release."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target = pointer(builder, arguments[0], INT64)
+        return builder.atomic_rmw("add", target, arguments[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def atomic_load(typingctx: Any, address: Any) -> Any:
+    """The int64 at an address; what was written before it was stored is then visible too."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load_atomic(pointer(builder, arguments[0], INT64), "seq_cst", 8)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
+    """Store an int64 at an address after all that was written before it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store_atomic(arguments[1], pointer(builder, arguments[0], INT64), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def call_operation(typingctx: Any, address: Any, operands: Any, begin: Any, end: Any) -> Any:
+    """Call the `Operation` at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [INT64.as_pointer(), INT64, INT64])
+        function = pointer(builder, arguments[0], kind)
+        operands = pointer(builder, arguments[1], INT64)
+        builder.call(function, [operands, arguments[2], arguments[3]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def call_system(typingctx: Any, address: Any, argument: Any) -> Any:
+    """Call a C function of one 32-bit argument at an address, such as `usleep`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = pointer(builder, arguments[0], ir.FunctionType(INT32, [INT32]))
+        builder.call(function, [builder.trunc(arguments[1], INT32)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float_from_bits(typingctx: Any, bits: Any) -> Any:
+    """The float32 whose bits are the low half of an int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.trunc(arguments[0], INT32), FLOAT)
+
+    return types.float32(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float_of_int32_bits(typingctx: Any, bits: Any) -> Any:
+    """The float32 that has the bits of an int32; unlike a view of an array, it vectorises."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], FLOAT)
+
+    return types.float32(types.int32), generate

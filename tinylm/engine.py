@@ -1,0 +1,191 @@
+"""Ids in, logits out: sequences with their caches, prompts in chunks, many sequences in one step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence as ListOf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from tinylm.cache import KeyValueCache
+from tinylm.checkpoint import Checkpoint
+from tinylm.errors import ContextError, ParameterError
+from tinylm.executor import Executor
+from tinylm.models import architecture as find_architecture
+from tinylm.program import Program
+from tinylm.reference import Hook, Values, run_reference
+from tinylm.step import make_step
+from tinylm.weights import Weights
+
+CHUNK = 256
+"""Tokens of a prompt a step: enough that weights are read rarely, few enough that Ctrl-C is heard soon."""
+
+LOGIT_ROWS = 32
+"""Rows of logits that are held at a time when all of a text are asked for."""
+
+Ids = ListOf[int] | NDArray[np.int64]
+
+
+class Sequence:
+    """A text in the making: its ids so far, and the keys and values of all their positions."""
+
+    def __init__(self, cache: KeyValueCache) -> None:
+        self.ids: list[int] = []
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` positions."""
+        del self.ids[max(0, length) :]
+
+
+class Engine:
+    """A loaded model. Calls from several threads are safe: each step waits for the one before it.
+
+    vocab_size, context_length: V and the largest number of positions; threads: the size of the team.
+    """
+
+    def __init__(self, program: Program, context_length: int, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ParameterError(f"threads is {threads}; expected 1 or more")
+        self.program = program
+        self.context_length = context_length
+        self.vocab_size = program.vocab_size
+        self.executor = Executor(program, threads)
+        self._group = program.heads // program.key_value_heads
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path | Checkpoint,
+        *,
+        dtype: str = "auto",
+        threads: int | None = None,
+        architecture: str | None = None,
+    ) -> Engine:
+        """The model of a folder. Raises CheckpointError, naming what does not fit."""
+        checkpoint = folder if isinstance(folder, Checkpoint) else Checkpoint(folder)
+        module = find_architecture(checkpoint.config, architecture)
+        config = module.read_config(checkpoint.config)
+        program = module.build(config, Weights(checkpoint, dtype))
+        return cls(program, config.max_position_embeddings, threads)
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute, the caller included."""
+        return self.executor.team.threads
+
+    def compile(self) -> None:
+        """Compile, or load from the cache, every kernel this model needs."""
+        with self._lock:
+            self.executor.compile()
+
+    def new_sequence(self) -> Sequence:
+        """An empty sequence."""
+        program = self.program
+        return Sequence(KeyValueCache(program.layers, program.key_value_heads, program.head_dim))
+
+    def fork(self, sequence: Sequence) -> Sequence:
+        """A copy that shares nothing."""
+        copy = self.new_sequence()
+        copy.cache.copy_from(sequence.cache, len(sequence))
+        copy.ids = list(sequence.ids)
+        return copy
+
+    def reserve(self, sequence: Sequence, length: int) -> None:
+        """Make room for `length` positions at once, where it is known how long the text will be."""
+        sequence.cache.reserve(min(length, self.context_length), len(sequence))
+
+    def prefill(
+        self, sequence: Sequence, ids: Ids, progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Append ids (at least one); returns the logits (V,) after the last.
+
+        Runs in chunks of CHUNK tokens and calls `progress(done, total)` after each. Raises ParameterError
+        for ids that the vocabulary does not have, ContextError for more positions than the model has.
+        """
+        new = self._check(ids)
+        if not len(new):
+            raise ParameterError("there are no ids to begin with")
+        self._make_room([sequence], len(new))
+        logits = np.zeros(0, np.float32)
+        for begin in range(0, len(new), CHUNK):
+            chunk = new[begin : begin + CHUNK]
+            last = begin + CHUNK >= len(new)
+            logits = self._step([sequence], [chunk], "last" if last else "none")
+            if progress is not None:
+                progress(min(begin + CHUNK, len(new)), len(new))
+        return logits[0]
+
+    def decode(self, sequences: ListOf[Sequence], ids: Ids) -> NDArray[np.float32]:
+        """Append one id to each of several sequences: the logits (B, V) after them."""
+        new = self._check(ids)
+        if len(new) != len(sequences) or not len(new):
+            raise ParameterError(f"{len(new)} ids for {len(sequences)} sequences; expected one each")
+        for sequence in sequences:
+            self._make_room([sequence], 1)
+        return self._step(sequences, [new[i : i + 1] for i in range(len(new))], "last")
+
+    def extend(self, sequence: Sequence, ids: Ids) -> NDArray[np.float32]:
+        """Append ids; returns the logits (T, V) after each of them."""
+        new = self._check(ids)
+        self._make_room([sequence], len(new))
+        parts = [np.zeros((0, self.vocab_size), np.float32)]
+        for begin in range(0, len(new), LOGIT_ROWS):
+            parts.append(self._step([sequence], [new[begin : begin + LOGIT_ROWS]], "all"))
+        return np.concatenate(parts)
+
+    def logits(self, ids: Ids) -> NDArray[np.float32]:
+        """The logits (T, V) after each of the ids of a text."""
+        return self.extend(self.new_sequence(), ids)
+
+    def trace(self, ids: Ids, hooks: dict[str, Hook] | None = None) -> Values:
+        """Every intermediate value by its name, by the reference executor; see `run_reference`."""
+        new = self._check(ids)
+        sequence = self.new_sequence()
+        self._make_room([sequence], len(new))
+        return run_reference(self.program, make_step([(sequence.cache, 0, new)], self._group, "all"), hooks)
+
+    def _check(self, ids: Ids) -> NDArray[np.int64]:
+        try:
+            array: npt.NDArray[Any] = np.asarray(ids)
+        except ValueError:
+            raise ParameterError("ids must be a flat list of integers") from None
+        if array.size == 0:
+            return np.zeros(0, np.int64)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ParameterError(
+                f"ids must be a flat list of integers, not {array.dtype} of shape {array.shape}"
+            )
+        if array.min() < 0 or array.max() >= self.vocab_size:
+            wrong = array[(array < 0) | (array >= self.vocab_size)][0]
+            raise ParameterError(f"id {wrong} is not in the vocabulary of {self.vocab_size}")
+        return np.ascontiguousarray(array, np.int64)
+
+    def _make_room(self, sequences: ListOf[Sequence], more: int) -> None:
+        for sequence in sequences:
+            needed = len(sequence) + more
+            if needed > self.context_length:
+                raise ContextError(
+                    f"{needed} positions ({len(sequence)} so far and {more} more) do not fit into "
+                    f"the model's context of {self.context_length}"
+                )
+            sequence.cache.reserve(needed, len(sequence))
+
+    def _step(
+        self, sequences: ListOf[Sequence], ids: list[NDArray[np.int64]], logits: str
+    ) -> NDArray[np.float32]:
+        parts = [(one.cache, len(one), new) for one, new in zip(sequences, ids, strict=True)]
+        step = make_step(parts, self._group, logits)
+        with self._lock:
+            result = self.executor.run(step).copy()
+        for sequence, new in zip(sequences, ids, strict=True):
+            sequence.ids.extend(new.tolist())
+        return result

@@ -1,0 +1,231 @@
+"""The compiled executor: a program becomes a table of integers, which a team of threads walks in one call.
+
+There are two tables of each program: for steps of one token (`matvec`) and for steps of several (`pack`, then
+`matmul`). What depends on the step, such as the number of tokens, is written into its places in the table
+before each step, if it changed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinylm.kernels.attention import FIRST_LAYER
+from tinylm.kernels.matmul import packed_length
+from tinylm.kernels.rope import rope_table
+from tinylm.kernels.team import AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
+from tinylm.lowering import Address, Live, Lowering, Operand, Row
+from tinylm.program import Buffer, Program
+from tinylm.step import Step
+
+PLACES = OPERANDS + 20
+ALIGNMENT = 64
+"""Bytes: a vector register of the widest kind then never straddles two cache lines."""
+
+Facts = dict[str, int]
+
+
+def _aligned(size: int) -> NDArray[np.float32]:
+    """Room for `size` float32, zero, at a multiple of ALIGNMENT."""
+    room = np.zeros(size + ALIGNMENT // 4, np.float32)
+    skip = -room.ctypes.data % ALIGNMENT // 4
+    return room[skip : skip + size]
+
+
+class _Storage:
+    """Memory for the buffers: those that are never needed at the same time share a slot."""
+
+    def __init__(self, rows: list[Row], output: Buffer) -> None:
+        last = {output.name: len(rows)}
+        for i, row in enumerate(rows):
+            for buffer in (*row.reads, *row.writes):
+                last[buffer.name] = max(i, last.get(buffer.name, 0))
+        self.slots: dict[str, int] = {}
+        self._kinds: list[tuple[str, int]] = []
+        free: dict[tuple[str, int], list[int]] = {}
+        for i, row in enumerate(rows):
+            for buffer in row.writes:
+                if buffer.name not in self.slots:
+                    kind = (buffer.rows, buffer.width)
+                    if free.get(kind):
+                        self.slots[buffer.name] = free[kind].pop()
+                    else:
+                        self.slots[buffer.name] = len(self._kinds)
+                        self._kinds.append(kind)
+            for buffer in {*row.reads, *row.writes}:
+                if last[buffer.name] == i:
+                    free.setdefault((buffer.rows, buffer.width), []).append(self.slots[buffer.name])
+        self._room: Facts = {}
+        self._arrays: list[NDArray[np.float32]] = []
+
+    def reserve(self, facts: Facts) -> bool:
+        """Make every slot large enough; True if any has moved."""
+        kinds = {rows for rows, _ in self._kinds}
+        if all(facts[rows] <= self._room.get(rows, -1) for rows in kinds):
+            return False
+        self._room = {rows: max(facts[rows], self._room.get(rows, 0)) for rows in kinds}
+        self._arrays = []  # the old ones go before the new ones come
+        self._arrays = [_aligned(self._room[rows] * width) for rows, width in self._kinds]
+        return True
+
+    def address(self, buffer: Buffer) -> int:
+        """Where a buffer begins."""
+        return self._arrays[self.slots[buffer.name]].ctypes.data
+
+    def view(self, buffer: Buffer, rows: int) -> NDArray[np.float32]:
+        """The first rows of a buffer, (rows, width)."""
+        return self._arrays[self.slots[buffer.name]][: rows * buffer.width].reshape(rows, buffer.width)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(array.nbytes for array in self._arrays)
+
+
+def _parts(operand: Operand) -> tuple[Operand, ...]:
+    """The places that an operand takes: a buffer is an array of two dimensions."""
+    if isinstance(operand, Buffer):
+        return Address(operand), Live(operand.rows), operand.width
+    return (operand,)
+
+
+class _Table:
+    """The rows as integers, and which of them depend on what."""
+
+    def __init__(self, program: Program, single: bool, threads: int) -> None:
+        self.rows = Lowering(program, single).rows
+        self.storage = _Storage(self.rows, program.output)
+        self.array = np.zeros((len(self.rows), PLACES), np.int64)
+        self._threads = threads
+        self._live: dict[Live, list[int]] = {}
+        self._addresses: list[tuple[int, Buffer]] = []
+        for i, row in enumerate(self.rows):
+            self._put(i, UNITS, row.units)
+            place = OPERANDS
+            for operand in row.operands:
+                for part in _parts(operand):
+                    self._put(i, place, part)
+                    place += 1
+            assert place <= PLACES
+        self._filled: dict[Live, int] = {}
+        self._places = {live: np.array(places) for live, places in self._live.items()}
+        self._units = {
+            live for live, places in self._live.items() if any(p % PLACES == UNITS for p in places)
+        }
+        self._waits = _waits(self.rows, self.storage.slots)
+        self._grain = np.array([row.grain for row in self.rows])
+        self._most = np.array([row.most for row in self.rows])
+
+    def _put(self, row: int, place: int, operand: Operand) -> None:
+        if isinstance(operand, Live):
+            self._live.setdefault(operand, []).append(row * PLACES + place)
+        elif isinstance(operand, Address):
+            self._addresses.append((row * PLACES + place, operand.buffer))
+        else:
+            assert isinstance(operand, int)
+            self.array[row, place] = operand
+
+    def compile(self) -> None:
+        """Compile, or load from the cache, every kernel of the table."""
+        self.array[:, FUNCTION] = [row.kernel.address for row in self.rows]
+
+    def fill(self, facts: Facts) -> NDArray[np.int64]:
+        """The table for a step of these facts."""
+        flat = self.array.reshape(-1)
+        if not self._filled:
+            self.compile()
+        if self.storage.reserve(facts):
+            for place, buffer in self._addresses:
+                flat[place] = self.storage.address(buffer)
+        recount = False
+        for live, places in self._places.items():
+            value = live.value(facts)
+            if self._filled.get(live) != value:
+                flat[places] = self._filled[live] = value
+                recount = recount or live in self._units
+        if recount:
+            self._share()
+        return self.array
+
+    def _share(self) -> None:
+        """Chunks small enough that the threads end together, and how many units each wait is for."""
+        units = self.array[:, UNITS]
+        fair = np.minimum(units // (4 * self._threads), self._most) // self._grain * self._grain
+        self.array[:, CHUNK] = np.maximum(self._grain, fair)
+        starts = np.concatenate([[0], np.flatnonzero(self._waits) + 1])[:-1]
+        self.array[self._waits, AWAITED] = np.add.reduceat(units, starts)
+
+
+def _waits(rows: list[Row], slots: dict[str, int]) -> NDArray[np.bool_]:
+    """Which rows must be done before the next may begin: only those that a later one depends on."""
+
+    def places(buffers: tuple[Buffer, ...]) -> set[int]:
+        return {slots[buffer.name] for buffer in buffers}
+
+    waits = np.zeros(len(rows), np.bool_)
+    read: set[int] = set()
+    written: set[int] = set()
+    for i, row in enumerate(rows):
+        reads, writes = places(row.reads), places(row.writes)
+        if (reads | writes) & written or writes & read:
+            waits[i - 1] = True
+            read, written = set(), set()
+        read |= reads
+        written |= writes
+    waits[-1] = True
+    return waits
+
+
+class Executor:
+    """Runs a program on a team of threads. One caller at a time; the engine sees to that."""
+
+    def __init__(self, program: Program, threads: int | None = None) -> None:
+        self.program = program
+        self.team = Team(threads)
+        self._tables = [_Table(program, single, self.team.threads) for single in (False, True)]
+        self._rope = np.zeros((0, 2 * len(program.inverse_frequencies)), np.float32)
+
+    def compile(self) -> None:
+        """Compile, or load from the cache, all that a step needs."""
+        for table in self._tables:
+            table.compile()
+
+    def run(self, step: Step) -> NDArray[np.float32]:
+        """The logits (L, V) of the chosen tokens. They are overwritten by the next step: copy what you keep."""
+        program = self.program
+        self._reserve_positions(int(step.positions.max()) + 1)
+        caches = np.array([cache.row() for cache in step.caches], np.int64)
+        assert caches.shape[1] == FIRST_LAYER + 2 * program.layers
+        facts = {
+            "T": len(step.ids),
+            "L": len(step.chosen),
+            "packed T": packed_length(len(step.ids)),
+            "packed L": packed_length(len(step.chosen)),
+            "parts": len(step.tasks) * program.key_value_heads,
+            "none": 0,
+            "ids": step.ids.ctypes.data,
+            "positions": step.positions.ctypes.data,
+            "rows": step.rows.ctypes.data,
+            "chosen": step.chosen.ctypes.data,
+            "tasks": step.tasks.ctypes.data,
+            "task count": len(step.tasks),
+            "tiles": step.tiles.ctypes.data,
+            "tile count": len(step.tiles),
+            "caches": caches.ctypes.data,
+            "sequences": len(caches),
+            "rope table": self._rope.ctypes.data,
+            "rope length": len(self._rope),
+        }
+        table = self._tables[len(step.ids) == 1]
+        self.team.run(table.fill(facts))
+        return table.storage.view(program.output, len(step.chosen))
+
+    def _reserve_positions(self, positions: int) -> None:
+        if positions > len(self._rope):
+            room = max(positions, min(2 * len(self._rope), positions + 4096), 256)
+            self._rope = rope_table(self.program.inverse_frequencies, room, self.program.rope_scale)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of working memory."""
+        return self._rope.nbytes + sum(table.storage.nbytes for table in self._tables)

@@ -1,0 +1,194 @@
+"""From a program to the rows of kernels that compute it, for steps of one token or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinylm.formats import array_operands
+from tinylm.kernels import activation, attention, matmul, norm, rope, rows
+from tinylm.kernels.jit import Operation as Kernel
+from tinylm.kernels.tile import NARROW_LANES
+from tinylm.program import Buffer, Operation, Program
+
+CHUNK_BYTES = 48 * 1024
+"""Bytes of weights that a thread takes at a time: some microseconds of memory bandwidth."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """An operand that is only known with the step: `facts[name] * factor / divisor`, rounded up."""
+
+    name: str
+    factor: int = 1
+    divisor: int = 1
+
+    def value(self, facts: dict[str, int]) -> int:
+        """The number, given what is known of the step."""
+        return -(-facts[self.name] * self.factor // self.divisor)
+
+
+def float_bits(number: float) -> int:
+    """A float32 as the integer of its bits."""
+    return int(np.float32(number).view(np.int32))
+
+
+@dataclass(frozen=True)
+class Address:
+    """An operand that is the address of a buffer alone; a buffer as operand is address, rows and width."""
+
+    buffer: Buffer
+
+
+Operand = int | Live | Address | Buffer
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table before its addresses are known.
+
+    A thread takes at least `grain` units at a time, and multiples of it, and at most `most`.
+    """
+
+    kernel: Kernel
+    units: int | Live
+    operands: Sequence[Operand]
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    grain: int = 1
+    most: int = 1 << 30
+
+
+class Lowering:
+    """The rows of a program, for steps of one token (`single`) or of several."""
+
+    def __init__(self, program: Program, single: bool) -> None:
+        self.program, self.single = program, single
+        self.rows: list[Row] = []
+        self.packed: dict[tuple[str, str], Buffer] = {}
+        for operation in program.operations:
+            getattr(self, f"_lower_{operation.kind}")(operation)
+
+    def _row(
+        self,
+        kernel: Kernel,
+        units: int | Live,
+        operands: Sequence[Operand],
+        reads: tuple[Buffer, ...],
+        *writes: Buffer,
+        grain: int = 1,
+        most: int = 1 << 30,
+    ) -> None:
+        self.rows.append(Row(kernel, units, operands, reads, writes, grain, most))
+
+    def _lower_embed(self, operation: Operation) -> None:
+        assert operation.matrix is not None
+        operands = [*operation.matrix.operands(), Live("ids"), Live("T"), operation.output]
+        self._row(operation.matrix.take, Live("T"), operands, (), operation.output)
+
+    def _lower_chosen_rows(self, operation: Operation) -> None:
+        operands = [operation.inputs[0], Live("chosen"), Live("L"), operation.output]
+        self._row(rows.take_operation, Live("L"), operands, operation.inputs, operation.output)
+
+    def _lower_rmsnorm(self, operation: Operation) -> None:
+        x, out = operation.inputs[0], operation.output
+        weight = operation.vectors["weight"]
+        parts = x.width // len(weight)
+        units = Live(x.rows, parts)
+        shape: list[Operand] = [units, len(weight)]
+        operands = [Address(x), *shape, *array_operands(weight), float_bits(operation.numbers["eps"])]
+        self._row(norm.rmsnorm_operation, units, [*operands, Address(out), *shape], operation.inputs, out)
+
+    def _lower_layernorm(self, operation: Operation) -> None:
+        vectors = [*array_operands(operation.vectors["weight"]), *array_operands(operation.vectors["bias"])]
+        operands = [operation.inputs[0], *vectors, float_bits(operation.numbers["eps"]), operation.output]
+        units = Live(operation.output.rows)
+        self._row(norm.layernorm_operation, units, operands, operation.inputs, operation.output)
+
+    def _lower_matmul(self, operation: Operation) -> None:
+        matrix, x, out = operation.matrix, operation.inputs[0], operation.output
+        assert matrix is not None
+        N, K = matrix.shape
+        most = max(matmul.BLOCK_ROWS, CHUNK_BYTES * N // matrix.nbytes)
+        if self.single:
+            operands = [x, *matrix.operands(), out]
+            self._row(matrix.matvec, N, operands, (x,), out, grain=matmul.BLOCK_ROWS, most=most)
+        else:
+            packed = self._pack(matrix.pack, matrix.format, x)
+            operands = [packed, *matrix.operands(), out]
+            self._row(matrix.matmul, N, operands, (packed,), out, grain=matmul.BLOCK_ROWS, most=48)
+        if "bias" in operation.vectors:
+            operands = [out, *array_operands(operation.vectors["bias"])]
+            self._row(rows.add_bias_operation, Live(out.rows), operands, (out,), out)
+
+    def _pack(self, kernel: Kernel, format: str, x: Buffer) -> Buffer:
+        """The packed form of a buffer, made once for all the matrices that it meets."""
+        key = (x.name, kernel.name)
+        if key not in self.packed:
+            packed = self.packed[key] = Buffer(f"{x.name}.packed.{format}", f"packed {x.rows}", x.width)
+            self._row(kernel, Live(x.rows, 1, NARROW_LANES), [x, packed], (x,), packed)
+        return self.packed[key]
+
+    def _lower_heads(self, operation: Operation) -> None:
+        numbers = [int(operation.numbers[name]) for name in ("offset", "size", "stride")]
+        operands = [operation.inputs[0], *numbers, operation.output]
+        self._row(rows.heads_operation, Live("T"), operands, operation.inputs, operation.output)
+
+    def _lower_rope(self, operation: Operation) -> None:
+        half = len(self.program.inverse_frequencies)
+        operands = [
+            operation.inputs[0],
+            Live("positions"),
+            Live("T"),
+            Live("rope table"),
+            Live("rope length"),
+        ]
+        operands += [2 * half, self.program.head_dim, operation.output]
+        self._row(rope.rope_operation, Live("T"), operands, operation.inputs, operation.output)
+
+    def _lower_attention(self, operation: Operation) -> None:
+        program, layer, out = self.program, int(operation.numbers["layer"]), operation.output
+        heads, head_dim = program.key_value_heads, program.head_dim
+        q, k, v = operation.inputs
+        caches: list[Operand] = [Live("caches"), Live("sequences"), 1 + 2 * program.layers]
+        stored = Buffer(f"cache {layer}", "none", 0)
+        operands = [
+            k,
+            v,
+            Live("positions"),
+            Live("T"),
+            Live("rows"),
+            Live("T"),
+            *caches,
+            layer,
+            heads,
+            head_dim,
+        ]
+        self._row(attention.store_operation, Live("T"), operands, (k, v), stored)
+        parts = Buffer(f"{out.name}.parts", "parts", attention.part_size(head_dim))
+        operands = [q, Live("positions"), Live("T"), Live("tasks"), Live("task count"), attention.TASK_FIELDS]
+        operands += [*caches, layer, heads, head_dim, float_bits(head_dim**-0.5), parts]
+        self._row(
+            attention.attention_operation, Live("task count", heads), operands, (q, stored), parts, most=1
+        )
+        operands = [Live("tiles"), Live("tile count"), attention.TILE_FIELDS, heads, head_dim, parts, out]
+        self._row(attention.combine_operation, Live("tile count", heads), operands, (parts,), out)
+
+    def _elementwise(self, kernel: Kernel, numbers: list[int], operation: Operation) -> None:
+        out = operation.output
+        operands: list[Operand] = list(numbers)
+        for buffer in (*operation.inputs, out):
+            operands += [Address(buffer), Live(buffer.rows, buffer.width)]
+        units = Live(out.rows, out.width, activation.BLOCK)
+        self._row(kernel, units, operands, operation.inputs, out)
+
+    def _lower_activate(self, operation: Operation) -> None:
+        self._elementwise(activation.activate_operation, [int(operation.numbers["kind"])], operation)
+
+    def _lower_gate(self, operation: Operation) -> None:
+        self._elementwise(activation.gate_operation, [int(operation.numbers["kind"])], operation)
+
+    def _lower_add(self, operation: Operation) -> None:
+        self._elementwise(activation.add_operation, [], operation)

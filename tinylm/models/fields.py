@@ -1,0 +1,152 @@
+"""Reading a config.json: each field by name with its type and bounds, what is not supported by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinylm.errors import CheckpointError
+from tinylm.kernels.rope import frequencies
+
+LARGEST_SIZE = 1 << 24
+"""No width, count or vocabulary is larger; a config that says so lies."""
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+"""The configs' names -> ours. `gelu` is exact, with the error function."""
+
+
+class Fields:
+    """A config with checks. Every method raises CheckpointError that names the field and what was found."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def size(self, name: str, default: int | None = None) -> int:
+        """A positive integer; None or absence means the default, without one the field is required."""
+        value = self._config.get(name)
+        if value is None:
+            if default is None:
+                raise CheckpointError(f"config.json lacks {name!r}")
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST_SIZE:
+            raise CheckpointError(f"config.json: {name!r} is {value!r}; expected 1 to {LARGEST_SIZE}")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """A finite number above 0."""
+        value = self._config.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise CheckpointError(f"config.json: {name!r} is {value!r}; expected a number above 0")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """true or false."""
+        value = self._config.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise CheckpointError(f"config.json: {name!r} is {value!r}; expected true or false")
+        return value
+
+    def activation(self, name: str, default: str) -> str:
+        """One of `kernels.activation.ACTIVATIONS`."""
+        value = self._config.get(name) or default
+        if value not in ACTIVATIONS:
+            raise CheckpointError(
+                f"config.json: {name!r} is {value!r}; supported are {', '.join(ACTIVATIONS)}"
+            )
+        return ACTIVATIONS[value]
+
+    def refuse(self, **allowed: tuple[Any, ...]) -> None:
+        """Fields that would change the numbers: anything but these values is refused."""
+        for name, values in allowed.items():
+            value = self._config.get(name)
+            if value is not None and value not in values:
+                raise CheckpointError(f"config.json: {name!r} is {value!r}, which is not supported")
+
+    def heads(self) -> tuple[int, int, int]:
+        """(heads, key/value heads, head_dim): checked to fit each other, `head_dim` as written if it is."""
+        heads = self.size("num_attention_heads")
+        key_value_heads = self.size("num_key_value_heads", heads)
+        if heads % key_value_heads:
+            raise CheckpointError(
+                f"config.json: {heads} attention heads cannot share {key_value_heads} key/value heads evenly"
+            )
+        return heads, key_value_heads, self.size("head_dim", self._per_head(heads))
+
+    def _per_head(self, heads: int) -> int:
+        width = self.size("hidden_size")
+        if self._config.get("head_dim") is None and width % heads:
+            raise CheckpointError(f"config.json: a width of {width} is not a multiple of {heads} heads")
+        return max(1, width // heads)
+
+    def rope(self, theta_name: str = "rope_theta", default_theta: float = 10_000.0) -> Rope:
+        """The rotary parameters in their old spelling (`rope_theta`, `rope_scaling`) or transformers 5's."""
+        merged = self._config.get("rope_parameters")
+        scaling = self._config.get("rope_scaling") if merged is None else merged
+        if scaling is not None and not isinstance(scaling, dict):
+            raise CheckpointError(f"config.json: 'rope_scaling' is {scaling!r}; expected an object or null")
+        fields = Fields(scaling or {})
+        theta = Fields(merged or {}).number("rope_theta", self.number(theta_name, default_theta))
+        kind = (scaling or {}).get("rope_type", (scaling or {}).get("type", "default"))
+        context = self.size("max_position_embeddings", 2048)
+        return Rope(theta, str(kind), fields, context)
+
+
+class Rope:
+    """How positions turn into angles: `default`, `linear` or `llama3`."""
+
+    def __init__(self, theta: float, kind: str, fields: Fields, context: int) -> None:
+        if kind not in ("default", "linear", "llama3"):
+            raise CheckpointError(
+                f"config.json: rope type {kind!r} is not supported; default, linear and llama3 are"
+            )
+        self.theta, self.kind, self.fields, self.context = theta, kind, fields, context
+
+    def partial_factor(self, default: float) -> float:
+        """The share of each head that turns, in transformers 5's spelling."""
+        return self.fields.number("partial_rotary_factor", default)
+
+    def frequencies(self, rotary_dim: int) -> NDArray[np.float32]:
+        """(rotary_dim / 2,) float32: angle a position. Definitions as in transformers' modeling_rope_utils."""
+        if rotary_dim < 2 or rotary_dim % 2:
+            raise CheckpointError(
+                f"config.json: rotary embedding over {rotary_dim} numbers a head: expected an even number"
+            )
+        plain = frequencies(rotary_dim, self.theta)
+        if self.kind == "default":
+            return plain
+        factor = np.float32(self._required("factor"))
+        if self.kind == "linear":
+            return (plain / factor).astype(np.float32)
+        return self._llama3(plain, factor)
+
+    def _llama3(self, plain: NDArray[np.float32], factor: np.float32) -> NDArray[np.float32]:
+        """Long waves are stretched by `factor`, short ones kept, those between blended (Llama 3.1)."""
+        low, high = self._required("low_freq_factor"), self._required("high_freq_factor")
+        original = float(self.fields.size("original_max_position_embeddings", self.context))
+        if low >= high:
+            raise CheckpointError(f"config.json: low_freq_factor {low} must be below high_freq_factor {high}")
+        waves = np.float32(2 * np.pi) / plain
+        blend = (np.float32(original) / waves - np.float32(low)) / np.float32(high - low)
+        mixed = (1 - blend) * plain / factor + blend * plain
+        scaled = np.where(waves > original / low, plain / factor, plain)
+        between = (waves >= original / high) & (waves <= original / low)
+        return np.where(between, mixed, scaled).astype(np.float32)
+
+    def _required(self, name: str) -> float:
+        value = self.fields.number(name, -1.0) if name in self.fields._config else None
+        if value is None:
+            raise CheckpointError(f"config.json: rope type {self.kind!r} needs {name!r}")
+        return value

@@ -30,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the parts that were asked for, all of them by default; 0 when every one is fine."""
     arguments = parse(argv)
     if sys.version_info < (3, 10):  # noqa: UP036  (an older Python can get here: nothing is installed yet)
-        print("check: tinylm needs Python 3.10 or newer, and this is " + sys.version.split()[0], file=sys.stderr)
+        print(
+            "check: tinylm needs Python 3.10 or newer, and this is " + sys.version.split()[0], file=sys.stderr
+        )
         return 2
     if sys.prefix == sys.base_prefix:
         return continue_in_environment(sys.argv[1:] if argv is None else argv)
@@ -108,7 +110,9 @@ def run_part(part: str, arguments: argparse.Namespace) -> bool:
         return run(sys.executable, "-m", "ruff", "format", "--check", ".")
     if part == "types":
         if not (ROOT / "tinylm" / "kernels").is_dir():
-            say("skipped: tinylm/kernels is no link in this checkout (clone with `git -c core.symlinks=true`)")
+            say(
+                "skipped: tinylm/kernels is no link in this checkout (clone with `git -c core.symlinks=true`)"
+            )
             return True
         return run(sys.executable, "-m", "mypy")
     return run(sys.executable, "-m", "pytest", "-rs", *arguments.pytest)

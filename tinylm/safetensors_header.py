@@ -63,16 +63,15 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     allocated by it. Raises CheckpointError, naming the file and the tensor.
     """
     try:
+        if not stat.S_ISREG(os.stat(file).st_mode):  # before it is opened: a pipe would wait for a writer
+            found = "a folder" if file.is_dir() else "no regular file"
+            raise CheckpointError(f"{file}: {found}, where a safetensors file is expected")
         with open(file, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise CheckpointError(f"{file}: not a regular file")
-            return _parse(file, _header_bytes(file, stream, status.st_size), status.st_size)
+            size = os.fstat(stream.fileno()).st_size
+            return _parse(file, _header_bytes(file, stream, size), size)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file") from None
     except OSError as error:
-        if Path(file).is_dir():
-            raise CheckpointError(f"{file}: a folder, where a safetensors file is expected") from None
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
 
 

@@ -8,12 +8,12 @@ quantized types are and dequantizes them. The format: https://github.com/ggml-or
 from __future__ import annotations
 
 import math
-import mmap
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -59,10 +59,11 @@ class GgufTensor:
 
 
 class GgufFile:
-    """An open GGUF file, memory-mapped: `metadata` (key -> value) and `tensors` (name -> GgufTensor).
+    """An open GGUF file: `metadata` (key -> value) and `tensors` (name -> GgufTensor).
 
     A metadata value is a number, a bool, a str, a list of str, or an array of numbers. Raises
     CheckpointError where the file is not GGUF or lies about what is in it, MissingExtraError without `gguf`.
+    A context manager. It reads and does not map: Windows could not delete a file that a map still holds.
     """
 
     metadata: dict[str, Any]
@@ -74,12 +75,22 @@ class GgufFile:
             from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
         except ImportError:
             raise MissingExtraError("gguf", "reading a GGUF file") from None
+        types = {int(type_): (type_.name, *GGML_QUANT_SIZES[type_]) for type_ in GGMLQuantizationType}
         try:
-            with open(self.file, "rb") as stream:
-                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.file}: cannot be read: {error}") from None
-        reader = _Reader(self.file, self._map)
+            if not self.file.is_file():
+                found = "not a file" if self.file.exists() else "no such file"
+                raise CheckpointError(f"{self.file}: {found}")
+            self._stream = open(self.file, "rb")  # noqa: SIM115  (closed by close)
+        except OSError as error:
+            raise CheckpointError(f"{self.file}: cannot be read: {error.strerror or error}") from None
+        try:
+            self._read_header(types)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self, types: Mapping[int, tuple[str, int, int]]) -> None:
+        reader = _Reader(self.file, self._stream)
         version = reader.start()
         tensor_count, key_count = reader.number("<Q"), reader.number("<Q")
         # A key with its value takes 13 bytes at least, a tensor's entry 28.
@@ -95,45 +106,61 @@ class GgufFile:
             raise CheckpointError(f"{self.file}: general.alignment {alignment!r} is not a multiple of 8")
 
         reader.check_count(tensor_count, 28, "tensors")
-        sizes = {int(type_): (type_.name, *GGML_QUANT_SIZES[type_]) for type_ in GGMLQuantizationType}
-        entries = [reader.tensor(sizes) for _ in range(tensor_count)]
+        entries = [reader.tensor(types) for _ in range(tensor_count)]
         start = -(-reader.position // alignment) * alignment
         self.tensors = {}
         for name, tensor in entries:
             if name in self.tensors:
                 raise CheckpointError(f"{self.file}: tensor {name!r} is there twice")
-            if tensor.offset % alignment or start + tensor.offset + tensor.nbytes > len(self._map):
+            if tensor.offset % alignment or start + tensor.offset + tensor.nbytes > reader.size:
                 raise CheckpointError(
                     f"{self.file}: tensor {name!r}: its {tensor.nbytes} bytes at {tensor.offset} lie off the "
-                    f"alignment or beyond the end of the file ({len(self._map)} bytes); it is damaged"
+                    f"alignment or beyond the end of the file ({reader.size} bytes); it is damaged"
                 )
             self.tensors[name] = GgufTensor(tensor.type, tensor.shape, start + tensor.offset, tensor.nbytes)
 
-    def rows(self, name: str) -> npt.NDArray[Any]:
-        """The tensor as a matrix, read-only and without a copy: rows x columns, or rows x bytes if quantized.
+    def rows(self, name: str, begin: int = 0, end: int | None = None) -> npt.NDArray[Any]:
+        """Rows `begin` to `end` of the tensor as a matrix: rows x columns, or rows x bytes if quantized.
 
-        A vector is one row.
+        A vector is one row. Raises CheckpointError where the file cannot be read or was cut meanwhile.
         """
         tensor = self.tensors[name]
         height = math.prod(tensor.shape[:-1])
-        dtype = FLOATS.get(tensor.type, np.dtype("u1"))
-        count = tensor.nbytes // dtype.itemsize
-        return np.frombuffer(self._map, dtype, count, tensor.offset).reshape(height, -1)
+        width = tensor.nbytes // height
+        end = height if end is None else end
+        try:
+            self._stream.seek(tensor.offset + begin * width)
+            stored = self._stream.read((end - begin) * width)
+        except OSError as error:
+            raise CheckpointError(f"{self.file}: tensor {name!r}: {error.strerror or error}") from None
+        if len(stored) != (end - begin) * width:
+            raise CheckpointError(f"{self.file}: tensor {name!r}: the file was cut while it was read")
+        return np.frombuffer(stored, FLOATS.get(tensor.type, np.dtype("u1"))).reshape(end - begin, -1)
+
+    def close(self) -> None:
+        """Lets the file go."""
+        self._stream.close()
+
+    def __enter__(self) -> GgufFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 class _Reader:
     """Reads values one after the other; every length is checked against what is left of the file."""
 
-    def __init__(self, file: Path, data: mmap.mmap) -> None:
+    def __init__(self, file: Path, stream: BinaryIO) -> None:
         self.file = file
-        self.data = data
+        self.stream = stream
         self.position = 0
+        self.size = os.fstat(stream.fileno()).st_size
 
     def start(self) -> int:
-        if self.take(4, "the first bytes") != MAGIC:
-            raise CheckpointError(
-                f"{self.file}: not a GGUF file: it begins with {self.data[:4]!r}, not {MAGIC!r}"
-            )
+        magic = self.take(4, "the first bytes")
+        if magic != MAGIC:
+            raise CheckpointError(f"{self.file}: not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
         version = self.number("<I")
         if version not in VERSIONS:
             other = "; it was written for a big-endian machine" if version & 0xFFFF == 0 and version else ""
@@ -143,13 +170,13 @@ class _Reader:
         return version
 
     def take(self, count: int, what: str) -> bytes:
-        begin, end = self.position, self.position + count
-        if end > len(self.data):
+        taken = self.stream.read(count) if count <= self.size - self.position else b""
+        if len(taken) != count:
             raise CheckpointError(
-                f"{self.file}: truncated: {what} of {count} bytes at {begin}, the file has {len(self.data)}"
+                f"{self.file}: truncated: {what} of {count} bytes at {self.position}, the file has {self.size}"
             )
-        self.position = end
-        return self.data[begin:end]
+        self.position += count
+        return taken
 
     def number(self, format_: str) -> int:
         value: int = struct.unpack(format_, self.take(struct.calcsize(format_), "a number"))[0]
@@ -162,7 +189,7 @@ class _Reader:
             raise CheckpointError(f"{self.file}: {what} is not UTF-8: {error}") from None
 
     def check_count(self, count: int, least_bytes: int, what: str) -> None:
-        left = len(self.data) - self.position
+        left = self.size - self.position
         if count * least_bytes > left:
             raise CheckpointError(
                 f"{self.file}: truncated: {count} {what} do not fit into the {left} bytes left"

@@ -6,6 +6,7 @@ Quantized tensors are written as the float32 numbers that they stand for; F32, F
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -49,63 +50,65 @@ def import_gguf(
     if dtype not in DTYPES:
         raise ParameterError(f"dtype {dtype!r} is not possible; possible: {', '.join(DTYPES)}")
     folder = Path(folder)
-    file = GgufFile(gguf_path)
-    layout = model_layout(file)
-    context = layout.config["max_position_embeddings"]
-    tokenizer = import_tokenizer(file.file, file.metadata, layout.config["vocab_size"], context)
-    tensors = _sources(file, layout, DTYPES[dtype])
+    with GgufFile(gguf_path) as file:
+        layout = model_layout(file)
+        context = layout.config["max_position_embeddings"]
+        tokenizer = import_tokenizer(file.file, file.metadata, layout.config["vocab_size"], context)
+        tensors = _sources(file, layout, DTYPES[dtype])
 
-    config = {**layout.config, "torch_dtype": _main_dtype(tensors)}
-    token_ids: dict[str, int | list[int]] = {
-        f"{name}_id": id_ for name, id_ in tokenizer.special_ids.items() if name != "unk_token"
-    }
-    config.update(token_ids)
-    if len(tokenizer.end_ids) > 1:
-        token_ids["eos_token_id"] = tokenizer.end_ids
-    check_room(folder, sum(NUMPY_DTYPES[t.dtype].itemsize * int(np.prod(t.shape)) for t in tensors))
-    with new_folder(folder) as partial_folder:
-        write_json(partial_folder / "config.json", config)
-        write_json(partial_folder / "generation_config.json", token_ids)
-        write_json(partial_folder / "tokenizer.json", tokenizer.tokenizer)
-        write_json(partial_folder / "tokenizer_config.json", tokenizer.config)
-        write_json(partial_folder / SOURCE_FILE, {**_describe(file, dtype), **(origin or {})})
-        write_safetensors(partial_folder / "model.safetensors", tensors, progress)
+        config = {**layout.config, "torch_dtype": _main_dtype(tensors)}
+        token_ids: dict[str, int | list[int]] = {
+            f"{name}_id": id_ for name, id_ in tokenizer.special_ids.items() if name != "unk_token"
+        }
+        config.update(token_ids)
+        if len(tokenizer.end_ids) > 1:
+            token_ids["eos_token_id"] = tokenizer.end_ids
+        check_room(folder, sum(NUMPY_DTYPES[t.dtype].itemsize * math.prod(t.shape) for t in tensors))
+        with new_folder(folder) as partial_folder:
+            write_json(partial_folder / "config.json", config)
+            write_json(partial_folder / "generation_config.json", token_ids)
+            write_json(partial_folder / "tokenizer.json", tokenizer.tokenizer)
+            write_json(partial_folder / "tokenizer_config.json", tokenizer.config)
+            write_json(partial_folder / SOURCE_FILE, {**_describe(file, dtype), **(origin or {})})
+            write_safetensors(partial_folder / "model.safetensors", tensors, progress)
     return folder
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """A tensor of the file: matrix, ggml type, order of the rows, and the safetensors dtype to write."""
+    """A tensor of the file, read and converted to a safetensors dtype by some rows at a time."""
 
-    where: str
-    matrix: npt.NDArray[Any]
-    type: str
-    order: npt.NDArray[np.intp] | None
+    file: GgufFile
+    name: str
+    interleaved_heads: int
     dtype: str
 
     def parts(self) -> Iterator[npt.NDArray[Any]]:
-        """Yields the matrix by some rows at a time, converted."""
-        values_per_byte = 8 if self.type not in FLOATS else 1
-        step = max(1, PART // (self.matrix.shape[1] * values_per_byte))
-        for begin in range(0, self.matrix.shape[0], step):
-            rows = slice(begin, begin + step) if self.order is None else self.order[begin : begin + step]
-            yield self.convert(self.matrix[rows])
+        shape = self.file.tensors[self.name].shape
+        height = math.prod(shape[:-1])
+        head_dim = shape[0] // self.interleaved_heads if self.interleaved_heads else 1
+        step = max(1, PART // shape[-1] // head_dim) * head_dim  # whole heads
+        for begin in range(0, height, step):
+            values = self.convert(self.file.rows(self.name, begin, min(begin + step, height)))
+            yield half_split_rows(values if len(shape) > 1 else values.T, head_dim)
 
     def convert(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self.type == self.dtype:
+        type_ = self.file.tensors[self.name].type
+        if type_ == self.dtype:
             return stored
-        if self.type == "BF16":
+        if type_ == "BF16":
             values = (stored.astype(np.uint32) << 16).view(np.float32)
-        elif self.type in FLOATS:
+        elif type_ in FLOATS:
             values = stored.astype(np.float32)
         else:
-            values = dequantized(stored, self.type)
+            values = dequantized(stored, type_)
         if self.dtype == "F16":
             with np.errstate(over="ignore"):
                 halves = values.astype(np.float16)
             if np.isinf(halves).any() and not np.isinf(values).any():
                 raise CheckpointError(
-                    f"{self.where}: has values beyond float16's 65504; import it as bfloat16"
+                    f"{self.file.file}: tensor {self.name!r} has values beyond float16's 65504; "
+                    "import it as bfloat16"
                 )
             return halves
         return _bfloat16_bits(values) if self.dtype == "BF16" else values
@@ -126,27 +129,23 @@ def _sources(file: GgufFile, layout: Layout, dtype: str | None) -> list[TensorSo
     sources = []
     for name, target in layout.tensors.items():
         tensor = file.tensors[name]
-        order = None
-        if target.interleaved_heads:
-            order = half_split_rows(tensor.shape[0], target.interleaved_heads)
         own_dtype = tensor.type if tensor.type in FLOATS else "F32"
-        matrix = file.rows(name)
-        if len(tensor.shape) == 1 and order is not None:
-            matrix = matrix.reshape(-1, 1)  # a bias: its elements are the rows
-        stored = _Stored(f"{file.file}: tensor {name!r}", matrix, tensor.type, order, dtype or own_dtype)
+        stored = _Stored(file, name, target.interleaved_heads, dtype or own_dtype)
         sources.append(TensorSource(target.name, stored.dtype, tensor.shape, stored.parts))
     return sources
 
 
-def half_split_rows(height: int, heads: int) -> npt.NDArray[np.intp]:
-    """For each row of a q or k projection in Hugging Face's order, its row in a GGUF file of llama.
+def half_split_rows(rows: npt.NDArray[Any], head_dim: int) -> npt.NDArray[Any]:
+    """Whole heads of a q or k projection, (heads * head_dim, K), from llama.cpp's order to Hugging Face's.
 
     llama.cpp rotates neighbours (x0, x1), (x2, x3), ..., Hugging Face's files the two halves of a head, so
-    llama.cpp's converter interleaves the halves' rows. This undoes it.
+    llama.cpp's converter interleaves the halves' rows. This undoes it. A `head_dim` of 1 changes nothing.
     """
-    interleaved = np.arange(height).reshape(heads, height // heads // 2, 2)
-    order: npt.NDArray[np.intp] = interleaved.swapaxes(1, 2).reshape(-1)
-    return order
+    if head_dim == 1:
+        return rows
+    pairs = rows.reshape(-1, head_dim // 2, 2, rows.shape[1])
+    half_split: npt.NDArray[Any] = pairs.swapaxes(1, 2).reshape(rows.shape)
+    return half_split
 
 
 def _check_types(file: GgufFile, layout: Layout) -> None:
@@ -181,7 +180,7 @@ def _main_dtype(tensors: list[TensorSource]) -> str:
     """What config.json calls the weights' dtype: that of most of the values."""
     counts: dict[str, int] = {}
     for tensor in tensors:
-        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + int(np.prod(tensor.shape))
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + math.prod(tensor.shape)
     names = {stored: name for name, stored in DTYPES.items()}
     return names[max(counts, key=lambda dtype: counts[dtype])]
 

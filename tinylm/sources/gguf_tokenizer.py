@@ -1,9 +1,8 @@
 """GGUF metadata -> tokenizer.json and tokenizer_config.json.
 
-GGUF keeps a vocabulary, its merges or scores, and the *name* of a pre-tokenizer (`tokenizer.ggml.pre`), whose
-rules live in llama.cpp. Those of the names below are written out here, as the models' own tokenizer.json
-files have them. What GGUF does not keep cannot come back: whether an added token eats the spaces beside it
-(`lstrip`, `rstrip`) or must stand alone (`single_word`).
+GGUF keeps a vocabulary, its merges or scores, and the name of a pre-tokenizer. What it does not keep cannot
+come back: whether an added token eats the spaces beside it (`lstrip`, `rstrip`) or must stand alone
+(`single_word`).
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinylm.errors import CheckpointError
+from tinylm.sources.gguf_pretokenizers import PRE_TOKENIZERS, Json, byte_level
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
 
@@ -27,80 +27,6 @@ SPECIAL_TOKENS = {  # the name in tokenizer_config.json -> GGUF's
     "eos_token": "eos",
     "unk_token": "unknown",
     "pad_token": "padding",
-}
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class PreTokenizer:
-    """What a name of `tokenizer.ggml.pre` stands for; `add_bos` holds where the file says nothing."""
-
-    steps: tuple[Json, ...]
-    normalizer: Json | None = None
-    ignore_merges: bool = False
-    add_bos: bool = False
-
-
-def _split(pattern: str) -> Json:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-
-
-def _byte_level(use_regex: bool) -> Json:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
-
-
-def _words(digits: str) -> Json:
-    return _split(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-        + digits
-        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-
-
-_GPT2 = PreTokenizer((_byte_level(use_regex=True),))
-_SINGLE_DIGITS = PreTokenizer(({"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)))
-_LLAMA3 = PreTokenizer(
-    (_words(r"\p{N}{1,3}"), _byte_level(use_regex=False)), ignore_merges=True, add_bos=True
-)
-_QWEN2 = PreTokenizer((_words(r"\p{N}"), _byte_level(use_regex=False)), normalizer={"type": "NFC"})
-_DEEPSEEK_CODER = PreTokenizer(
-    (
-        _split(r"[\r\n]"),
-        _split(r"\s?\p{L}+"),
-        _split(r"\s?\p{P}+"),
-        _split("[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"),
-        {"type": "Digits", "individual_digits": True},
-        _byte_level(use_regex=False),
-    )
-)
-# What llama.cpp does where a file names no pre-tokenizer, or "default".
-_DEFAULT = PreTokenizer(
-    (
-        _split(r"[\p{P}\$\+<=>\^~\|]+"),
-        _split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"),
-        _split(r"\p{N}+"),
-        _split(r"[0-9][0-9][0-9]"),
-        _byte_level(use_regex=False),
-    )
-)
-
-PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
-    "default": _DEFAULT,
-    "gpt-2": _GPT2,
-    "phi-2": _GPT2,
-    "mpt": _GPT2,
-    "olmo": _GPT2,
-    "smollm": _SINGLE_DIGITS,
-    "starcoder": _SINGLE_DIGITS,
-    "refact": _SINGLE_DIGITS,
-    "codeshell": _SINGLE_DIGITS,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
-    "deepseek-coder": _DEEPSEEK_CODER,
 }
 
 
@@ -180,7 +106,7 @@ class _Importer:
             model,
             normalizer=pre.normalizer,
             pre_tokenizer=steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps},
-            decoder=_byte_level(use_regex=True),
+            decoder=byte_level(use_regex=True),
             add_bos=pre.add_bos,
         )
 

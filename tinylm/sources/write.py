@@ -46,19 +46,29 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and not _is_empty_folder(folder):
         raise SourceError(f"{folder}: already there; choose another folder or remove it first")
-    with explained(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PARTIAL}")
-        partial.mkdir()
+    with explained(folder), scratch_folder(folder) as partial:
+        yield partial
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+
+
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """Yields an empty folder on the disk of `beside`, which is gone afterwards whatever happens."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    scratch = beside.with_name(f".{beside.name}.{secrets.token_hex(4)}{PARTIAL}")
+    scratch.mkdir()
     try:
-        with explained(folder):
-            yield partial
-            if folder.exists():
-                folder.rmdir()
-            partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_scratch(beside: Path) -> None:
+    """Removes what a killed process left of its scratch folders; only for who holds the lock of `beside`."""
+    for stale in beside.parent.glob(f".{beside.name}.*{PARTIAL}"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextmanager

@@ -1,0 +1,209 @@
+"""Byte pair encoding: a word becomes symbols, and the pair of neighbours learnt first is merged, again and again.
+
+Example, with the merges `l o`, `lo w`, `e r`: `lower` is `l o w e r`, then `lo w e r`, `low e r`, `low er`.
+Source: Sennrich, Haddow and Birch 2016, arXiv:1508.07909.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+from tinylm.errors import TokenizerError
+
+from .byte_alphabet import ALPHABET, to_alphabet
+from .fields import Fields, show
+
+HIGHEST_ID = 2**31 - 1
+NEVER = 1 << 62
+"""The rank of a pair that is not merged."""
+
+Ids = tuple[int, ...]
+
+
+class BytePairEncoding:
+    """The model of a tokenizer.json: words to ids."""
+
+    def __init__(self, fields: Fields) -> None:
+        kind = fields.text("type", "BPE")
+        if kind != "BPE":
+            raise fields.unsupported("model", ["BPE"])
+        for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+            if fields.text(key, ""):
+                raise TokenizerError(f"{fields.where}.{key} is {show(fields.values[key])}; only empty is supported")
+        if fields.values.get("dropout"):
+            raise TokenizerError(
+                f"{fields.where}.dropout is {show(fields.values['dropout'])}; random merges are not supported"
+            )
+        self.vocab = read_vocab(fields)
+        self.tokens = {id: token for token, id in self.vocab.items()}
+        if len(self.tokens) < len(self.vocab):
+            twice = next(token for token, id in self.vocab.items() if self.tokens[id] != token)
+            id = self.vocab[twice]
+            raise TokenizerError(
+                f"{fields.where}.vocab gives the id {id} to both {show(twice)} and {show(self.tokens[id])}"
+            )
+        self.ranks, self.merged = read_merges(fields, self.vocab)
+        self.ignore_merges = fields.flag("ignore_merges", False)
+        self.fuse_unknown = fields.flag("fuse_unk", False)
+        unknown = fields.text("unk_token", "")
+        self.unknown = self.vocab.get(unknown) if "unk_token" in fields.values else None
+        self._unknown_name = unknown if fields.values.get("unk_token") is not None else None
+        fallback = [self.vocab.get(f"<0x{byte:02X}>") for byte in range(256)]
+        self._fallback = fallback if fields.flag("byte_fallback", False) else [None] * 256
+        self._byte_ids = [self.vocab.get(character) for character in ALPHABET]
+
+    def encode(self, words: Iterable[str], as_bytes: bool) -> dict[str, Ids]:
+        """The ids of each word; `as_bytes` words are spelled in the byte-level alphabet first."""
+        found = {}
+        for word in words:
+            id = self._whole(word, as_bytes)
+            if id is not None:
+                found[word] = (id,)
+                continue
+            symbols = self.symbols(word, as_bytes)
+            merge(symbols, self.ranks, self.merged)
+            found[word] = tuple(symbols)
+        return found
+
+    def encode_with_lengths(self, word: str, as_bytes: bool) -> list[tuple[int, int]]:
+        """The ids of one word, each with the number of UTF-8 bytes of the spelled word that it covers."""
+        spelled = to_alphabet(word) if as_bytes else word
+        id = self._whole(spelled, False)
+        if id is not None:
+            return [(id, len(spelled.encode()))]
+        symbols, lengths = self._symbols_with_lengths(spelled)
+        starts = list(range(len(symbols)))
+        merge(symbols, self.ranks, self.merged, starts)
+        ends = [*starts[1:], len(lengths)]
+        return [(id, sum(lengths[a:b])) for id, a, b in zip(symbols, starts, ends, strict=False)]
+
+    def _whole(self, word: str, as_bytes: bool) -> int | None:
+        """The id of a word that is taken as it is because merges are to be ignored."""
+        if not self.ignore_merges:
+            return None
+        return self.vocab.get(to_alphabet(word) if as_bytes else word)
+
+    def symbols(self, word: str, as_bytes: bool) -> list[int]:
+        """The ids before merging."""
+        if as_bytes:
+            ids = [*map(self._byte_ids.__getitem__, word.encode())]
+            if None not in ids:
+                return ids  # type: ignore[return-value]
+            word = to_alphabet(word)
+        ids = [*map(self.vocab.get, word)]
+        if None not in ids:
+            return ids  # type: ignore[return-value]
+        return self._symbols_with_lengths(word)[0]
+
+    def _symbols_with_lengths(self, word: str) -> tuple[list[int], list[int]]:
+        """The ids before merging, with the number of UTF-8 bytes of each.
+
+        A character that is no token becomes its bytes where `byte_fallback` has tokens for them, else the
+        unknown token, else nothing. As in the library, an unknown token is written only when the next
+        character is a token or unknown too: bytes overtake it.
+        """
+        ids: list[int] = []
+        lengths: list[int] = []
+        waiting = 0
+        for character in word:
+            length = len(character.encode())
+            id = self.vocab.get(character)
+            if id is not None:
+                if waiting:
+                    ids.append(self._unknown_id())
+                    lengths.append(waiting)
+                    waiting = 0
+                ids.append(id)
+                lengths.append(length)
+                continue
+            by_byte = [self._fallback[byte] for byte in character.encode()]
+            if None not in by_byte:
+                ids += by_byte  # type: ignore[arg-type]
+                lengths += [1] * length
+            elif self._unknown_name is not None:
+                if waiting and not self.fuse_unknown:
+                    ids.append(self._unknown_id())
+                    lengths.append(waiting)
+                    waiting = 0
+                waiting += length
+        if waiting:
+            ids.append(self._unknown_id())
+            lengths.append(waiting)
+        return ids, lengths
+
+    def _unknown_id(self) -> int:
+        if self.unknown is None:
+            raise TokenizerError(f"the unknown token {show(self._unknown_name)} is not in the vocabulary")
+        return self.unknown
+
+
+def merge(symbols: list[int], ranks: dict[int, int], merged: list[int], starts: list[int] | None = None) -> None:
+    """Merge the pairs of a word in place, lowest rank first, leftmost first among equals.
+
+    `ranks` knows a pair as `left << 32 | right`; `merged` gives the symbol that a rank makes. `starts` loses
+    an entry wherever `symbols` does. Quadratic in the length of the word: for short ones.
+    """
+    rank_of = ranks.get
+    pairs = [rank_of(left << 32 | right, NEVER) for left, right in zip(symbols, symbols[1:], strict=False)]
+    while pairs:
+        rank = min(pairs)
+        if rank == NEVER:
+            break
+        place = pairs.index(rank)
+        symbol = symbols[place] = merged[rank]
+        del symbols[place + 1], pairs[place]
+        if starts is not None:
+            del starts[place + 1]
+        if place:
+            pairs[place - 1] = rank_of(symbols[place - 1] << 32 | symbol, NEVER)
+        if place < len(pairs):
+            pairs[place] = rank_of(symbol << 32 | symbols[place + 1], NEVER)
+
+
+def read_vocab(fields: Fields) -> dict[str, int]:
+    """The ids of the tokens, checked."""
+    vocab: dict[str, Any] = fields.inner("vocab").values
+    if set(map(type, vocab.values())) - {int} or min(vocab.values(), default=0) < 0 or max(vocab.values(), default=0) > HIGHEST_ID:
+        for token, id in vocab.items():
+            if type(id) is not int or not 0 <= id <= HIGHEST_ID:
+                raise TokenizerError(
+                    f"{fields.where}.vocab[{show(token)}] is {show(id)}; it must be an integer from 0 to {HIGHEST_ID}"
+                )
+    return vocab
+
+
+def read_merges(fields: Fields, vocab: dict[str, int]) -> tuple[dict[int, int], list[int]]:
+    """The rank of each pair, `left << 32 | right`, and the symbol that each rank makes."""
+    entries: list[Any] = fields.list("merges")
+    kinds = set(map(type, entries))
+    if kinds == {str}:
+        entries = [entry for entry in entries if not entry.startswith("#version")]
+        pairs = [entry.split(" ") for entry in entries]
+    elif kinds <= {list}:
+        pairs = entries
+    else:
+        raise TokenizerError(f"{fields.where}.merges must hold only strings, or only pairs of strings")
+    try:
+        if set(map(len, pairs)) - {2}:
+            raise ValueError
+        lefts = [vocab[left] for left, _ in pairs]
+        rights = [vocab[right] for _, right in pairs]
+        merged = [vocab[left + right] for left, right in pairs]
+    except (KeyError, TypeError, ValueError):
+        raise wrong_merge(fields, entries, pairs, vocab) from None
+    keys = map(operator.or_, (left << 32 for left in lefts), rights)
+    return dict(zip(keys, range(len(merged)), strict=True)), merged
+
+
+def wrong_merge(fields: Fields, entries: list[Any], pairs: list[Any], vocab: dict[str, int]) -> TokenizerError:
+    """The error that names the first merge that makes no sense."""
+    for place, (entry, pair) in enumerate(zip(entries, pairs, strict=True)):
+        where = f"{fields.where}.merges[{place}] is {show(entry)}"
+        if len(pair) != 2 or not all(type(token) is str for token in pair):
+            return TokenizerError(f"{where}; it must be two tokens, as 'a b' or ['a', 'b']")
+        for token in (*pair, "".join(pair)):
+            if token not in vocab:
+                return TokenizerError(f"{where}, but {show(token)} is not in the vocabulary")
+    raise AssertionError("no merge is wrong")

@@ -1,0 +1,293 @@
+"""The tokenizer: text to ids and back, as tokenizer.json says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tinylm.errors import TokenizerError
+
+from . import decoders, normalizers, pre_tokenizers
+from .added_tokens import AddedToken, Cutter
+from .aligned import Aligned
+from .bpe import BytePairEncoding, Ids
+from .fields import Fields, show
+from .post_processors import Encoding, PostProcessor
+
+LONGEST_KEPT = 128
+"""Characters of the longest word whose ids are remembered."""
+MOST_KEPT = 1 << 16
+"""Words after which the memory begins anew."""
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    `vocab_size` is the highest id plus one, added tokens included; there may be gaps below it. Calls from
+    several threads at once are safe.
+
+    >>> tokenizer = Tokenizer.from_file("tokenizer.json")
+    >>> tokenizer.decode(tokenizer.encode("Under this"))
+    'Under this'
+    """
+
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+    chat_template: str | dict[str, str] | None = None
+
+    def __init__(self, document: object) -> None:
+        fields = Fields(document, "tokenizer.json")
+        version = fields.text("version", "1.0")
+        if version != "1.0":
+            raise TokenizerError(f"tokenizer.json.version is {show(version)}; only '1.0' is known")
+        self.config: dict[str, Any] = {}
+        self._model = BytePairEncoding(fields.inner("model"))
+        self._normalizer = self._part(fields, "normalizer", normalizers.read)
+        self._pre_tokenizer = self._part(fields, "pre_tokenizer", pre_tokenizers.read)
+        self._read_added(fields)
+        self._as_bytes = False
+        last = pre_tokenizers.last_part(self._pre_tokenizer)
+        if isinstance(last, pre_tokenizers.ByteLevel):
+            last.spelled = False
+            self._as_bytes = True
+        self._decoder = decoders.read(self._optional(fields, "decoder"))
+        self._post_processor = PostProcessor(self._optional(fields, "post_processor"), set(self._tokens))
+        self._words: dict[str, Ids] = {}
+        self._segments: dict[str, Ids] = {}
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """Read a tokenizer.json."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise TokenizerError(f"{path} cannot be read: {error.strerror or error}") from None
+        except UnicodeDecodeError as error:
+            raise TokenizerError(f"{path} is not UTF-8: {error}") from None
+        return cls.from_json(text)
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """Read the text of a tokenizer.json."""
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise TokenizerError(f"tokenizer.json is not JSON: {error}") from None
+        return cls(document)
+
+    @staticmethod
+    def _optional(fields: Fields, key: str) -> Fields | None:
+        return None if fields.values.get(key) is None else fields.inner(key)
+
+    def _part(self, fields: Fields, key: str, read: Any) -> Any:
+        found = self._optional(fields, key)
+        return None if found is None else read(found)
+
+    def _read_added(self, fields: Fields) -> None:
+        """Added tokens, in the order that decides between equals: special ones first."""
+        entries = [
+            AddedToken.read(Fields(value, f"tokenizer.json.added_tokens[{place}]"))
+            for place, value in enumerate(fields.list("added_tokens", []))
+        ]
+        tokens = [token for token in entries if token.content]
+        self._tokens = dict(self._model.tokens)
+        self._ids = dict(self._model.vocab)
+        for token in tokens:
+            self._tokens[token.id] = token.content
+            self._ids[token.content] = token.id
+        self.special_ids = frozenset(token.id for token in tokens if token.special)
+        self.vocab_size = max(self._tokens, default=-1) + 1
+        ordered = [t for t in tokens if t.special] + [t for t in tokens if not t.special]
+        self._raw_cutter = Cutter((t.content, t) for t in ordered if not t.normalized)
+        self._cutter = Cutter((self._normalized(t.content), t) for t in ordered if t.normalized)
+
+    def _normalized(self, text: str) -> str:
+        return text if self._normalizer is None else self._normalizer.apply(text)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id of the token that begins a text."""
+        return None if self.bos_token is None else self.token_to_id(self.bos_token)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of the token that ends a text."""
+        return None if self.eos_token is None else self.token_to_id(self.eos_token)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id of the token that fills up a batch."""
+        return None if self.pad_token is None else self.token_to_id(self.pad_token)
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token, None if there is no such token."""
+        return self._ids.get(token)
+
+    def id_to_token(self, id: int) -> str | None:
+        """The token of an id as it is spelled in tokenizer.json, None if there is no such id."""
+        return self._tokens.get(id)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text."""
+        check_text(text)
+        ids: list[int] = []
+        for part in self._cut(self._raw_cutter, text):
+            if isinstance(part, str):
+                ids += self._encode_normalized(self._normalized(part))
+            else:
+                ids.append(part.id)
+        return self._post_processor.ids(ids, add_special_tokens)
+
+    def _cut(self, cutter: Cutter, text: str) -> list[str | AddedToken]:
+        if cutter.plain:
+            parts = cutter.split(text)
+            return [cutter.tokens[part] if place % 2 else part for place, part in enumerate(parts)]
+        return [text[span[0] : span[1]] if token is None else token for token, span in cutter.cut(text)]
+
+    def _encode_normalized(self, text: str) -> Iterable[int]:
+        """The ids of a normalized text between tokens that were cut out before."""
+        cutter = self._cutter
+        if not cutter.tokens:
+            return self._encode_words(self._cut_words(text))
+        if not cutter.plain:
+            ids: list[int] = []
+            for part in self._cut(cutter, text):
+                if isinstance(part, str):
+                    ids += self._encode_words(self._cut_words(part))
+                else:
+                    ids.append(part.id)
+            return ids
+        parts = cutter.split(text)
+        if len(parts) == 1:
+            return self._encode_words(self._cut_words(text))
+        # A text between two of these tokens never is one of them, so that one memory serves both.
+        known = self._segments
+        if len(known) > MOST_KEPT:
+            known = self._segments = {}
+        if not known:
+            known.update((spelling, (token.id,)) for spelling, token in cutter.tokens.items())
+        new = {}
+        for part in set(parts) - known.keys():
+            ids_of_part = tuple(self._encode_words(self._cut_words(part)))
+            new[part] = ids_of_part
+        return look_up(parts, known, new)
+
+    def _cut_words(self, text: str) -> list[str]:
+        if not text:
+            return []
+        return [text] if self._pre_tokenizer is None else self._pre_tokenizer.words(text)
+
+    def _encode_words(self, words: list[str]) -> Iterable[int]:
+        known = self._words
+        if len(known) > MOST_KEPT:
+            known = self._words = {}
+        new = set(words) - known.keys()
+        return look_up(words, known, self._model.encode(new, self._as_bytes) if new else {})
+
+    def encode_with_offsets(self, text: str, add_special_tokens: bool = True) -> Encoding:
+        """The ids of a text with their tokens and their places in the text, in characters."""
+        check_text(text)
+        encoding = Encoding()
+        raw = Aligned.whole(text)
+        for token, span in self._raw_cutter.cut(text):
+            if token is not None:
+                self._add_token(encoding, token, raw.cut(*span))
+                continue
+            piece = raw.cut(*span)
+            if self._normalizer is not None:
+                piece = self._normalizer.aligned(piece)
+            for inner, place in self._cutter.cut(piece.text):
+                if inner is not None:
+                    self._add_token(encoding, inner, piece.cut(*place))
+                    continue
+                part = piece.cut(*place)
+                words = [part] if self._pre_tokenizer is None else self._pre_tokenizer.aligned(part)
+                for word in words:
+                    self._add_word(encoding, word)
+        return self._post_processor.apply(encoding, add_special_tokens)
+
+    @staticmethod
+    def _add_token(encoding: Encoding, token: AddedToken, piece: Aligned) -> None:
+        encoding.ids.append(token.id)
+        encoding.tokens.append(piece.text)
+        encoding.offsets.append((piece.spans[0][0], piece.spans[-1][1]))
+
+    def _add_word(self, encoding: Encoding, word: Aligned) -> None:
+        if self._as_bytes:
+            from .byte_alphabet import to_alphabet
+
+            word = word.mapped(map(to_alphabet, word.text))
+        spans = word.by_byte()
+        start = 0
+        for id, length in self._model.encode_with_lengths(word.text, False):
+            end = start + length
+            encoding.ids.append(id)
+            encoding.tokens.append(self._tokens[id])
+            encoding.offsets.append((spans[start][0], spans[end - 1][1]))
+            start = end
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of ids."""
+        stage = self._decoder()
+        tokens = self._tokens_of(ids, skip_special_tokens)
+        return "".join([*stage.feed(tokens), *stage.finish()])
+
+    def stream(self, skip_special_tokens: bool = True) -> TextStream:
+        """A decoder that takes ids one by one."""
+        return TextStream(self, skip_special_tokens)
+
+    def _tokens_of(self, ids: Iterable[int], skip_special_tokens: bool) -> list[str]:
+        skipped = self.special_ids if skip_special_tokens else frozenset()
+        tokens = []
+        for id in ids:
+            token = self._tokens.get(id)
+            if token is None:
+                raise TokenizerError(f"there is no token with the id {show(id)}; ids go up to {self.vocab_size - 1}")
+            if id not in skipped:
+                tokens.append(token)
+        return tokens
+
+
+class TextStream:
+    """Ids to text, one by one: whole characters only, and all pieces joined are what `decode` gives."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._stage = tokenizer._decoder()
+
+    def push(self, id: int) -> str:
+        """The text that this id makes certain; often empty."""
+        tokens = self._tokenizer._tokens_of((id,), self._skip_special_tokens)
+        return "".join(self._stage.feed(tokens))
+
+    def finish(self) -> str:
+        """The text that was held back."""
+        return "".join(self._stage.finish())
+
+
+def look_up(words: list[str], known: dict[str, Ids], new: dict[str, Ids]) -> Iterable[int]:
+    """The ids of words, of which the new ones are remembered unless they are long."""
+    longest = max(map(len, new), default=0)
+    if longest <= LONGEST_KEPT:
+        known.update(new)
+        return chain.from_iterable(map(known.__getitem__, words))
+    known.update((word, ids) for word, ids in new.items() if len(word) <= LONGEST_KEPT)
+    return chain.from_iterable(new[word] if word in new else known[word] for word in words)
+
+
+def check_text(text: str) -> None:
+    """Refuse what is no text: other types, and halves of surrogate pairs, which no UTF-8 can hold."""
+    if not isinstance(text, str):
+        raise TokenizerError(f"the text to encode is {show(text)}, of type {type(text).__name__}; it must be a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"character {error.start} of the text is U+{ord(text[error.start]):04X}, half of a surrogate pair, "
+            "which is no character: replace it, for example by U+FFFD"
+        ) from None

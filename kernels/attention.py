@@ -14,15 +14,15 @@ from numba import carray
 from tinylm.kernels.exponential import exp
 from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.operands import float32_2d, int64_1d, int64_2d
-from tinylm.kernels.simd import float_from_bits, memory
+from tinylm.kernels.simd import float_from_bits, memory, prefetch
+from tinylm.kernels.softmax import LOWEST, softmax_block
 from tinylm.kernels.tile import LANES, NARROW_LANES, NARROW_ROWS, ROWS, narrow_tile, tile
 
 TILE_ROWS = max(ROWS, NARROW_ROWS)
-LOWEST = np.float32(-1e30)
-"""The score of what is hidden. Not -inf: two of them have a difference."""
-
 PADDING = TILE_ROWS
 """A cache is this many positions longer than its capacity: the tile reads whole blocks of rows."""
+
+CACHE_LINE = 64
 
 BLOCK = 8 * NARROW_ROWS
 """Positions whose scores are held at a time."""
@@ -86,39 +86,23 @@ def part_size(head_dim):
 
 
 @njit
-def _multiply(lanes, left, row_stride, k_stride, rows, right, K, out):
-    """`rows` rows (rounded up to whole tiles) of a tile product; the left side by address, in bytes."""
+def _multiply(lanes, left, row_stride, k_stride, rows, right, K, out, ahead):
+    """`rows` rows (rounded up to whole tiles) of a tile product; the left side by address, in bytes.
+
+    A tile reads its rows side by side, a pattern that memory is slow at; so, where `ahead` is not 0, the rows
+    of the tile after the next, and those as far on from `ahead`, are asked for in order before.
+    """
     step = ROWS if lanes == LANES else NARROW_ROWS
     for row in range(0, rows, step):
+        if ahead != 0:
+            for line in range(row * row_stride, (row + step) * row_stride, CACHE_LINE):
+                prefetch(left + 2 * step * row_stride + line)
+                prefetch(ahead + line)
         target = out.ctypes.data + 4 * row * lanes
         if lanes == LANES:
             tile(out, left + row * row_stride, row_stride, k_stride, right.ctypes.data, K, target)
         else:
             narrow_tile(out, left + row * row_stride, row_stride, k_stride, right.ctypes.data, K, target)
-
-
-@njit
-def _softmax_block(scores, begin, last, highest, total, shrink):
-    """Scores (rows, lanes) of the positions from `begin` on become exp(score - maximum), in place.
-
-    The running maxima, sums and the factor by which all that came before must shrink are (lanes,).
-    """
-    rows, lanes = scores.shape
-    for lane in range(lanes):
-        shrink[lane] = highest[lane]
-    for row in range(rows):
-        for lane in range(lanes):
-            score = scores[row, lane] if begin + row <= last[lane] else LOWEST
-            scores[row, lane] = score
-            highest[lane] = max(highest[lane], score)
-    for lane in range(lanes):
-        shrink[lane] = exp(shrink[lane] - highest[lane])
-        total[lane] *= shrink[lane]
-    for row in range(rows):
-        for lane in range(lanes):
-            weight = exp(scores[row, lane] - highest[lane])
-            scores[row, lane] = weight
-            total[lane] += weight
 
 
 @njit
@@ -145,7 +129,7 @@ def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts,
     packed_memory = np.empty(head_dim * LANES, np.float32)
     scores_memory = np.empty((BLOCK + TILE_ROWS) * LANES, np.float32)
     product_memory = np.empty(part_size(head_dim), np.float32)
-    last, shrink = np.empty(LANES, np.int64), np.empty(LANES, np.float32)
+    last, shrink = np.empty(LANES, np.int32), np.empty(LANES, np.float32)
     for unit in range(begin, end):
         task, head = tasks[unit // heads], unit % heads
         lanes = NARROW_LANES if task[QUERIES] <= NARROW_LANES else LANES
@@ -160,11 +144,11 @@ def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts,
         highest[:], total[:], sums[:] = LOWEST, np.float32(0), np.float32(0)
         for position in range(task[BEGIN], task[END], BLOCK):
             rows = min(BLOCK, task[END] - position)
-            scores = scores_memory[: rows * lanes].reshape((rows, lanes))
+            scores = scores_memory[: rows * lanes]
             here = stride * position
-            _multiply(lanes, keys + here, stride, 4, rows, packed, head_dim, scores)
-            _softmax_block(scores, position, last[:lanes], highest, total, shrink[:lanes])
-            _multiply(lanes, values + here, 4, stride, head_dim, scores, rows, product)
+            _multiply(lanes, keys + here, stride, 4, rows, packed, head_dim, scores, values + here)
+            softmax_block(scores, position, rows, last[:lanes], highest, total, shrink[:lanes])
+            _multiply(lanes, values + here, 4, stride, head_dim, scores, rows, product, 0)
             for d in range(head_dim):
                 for lane in range(lanes):
                     sums[d, lane] = sums[d, lane] * shrink[lane] + product[d, lane]

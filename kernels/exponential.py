@@ -1,5 +1,7 @@
 """exp for float32 in a few multiplications, so that loops over it become SIMD; libm's is one call a number."""
 
+import math
+
 import numpy as np
 
 from tinylm.kernels.jit import njit
@@ -7,12 +9,8 @@ from tinylm.kernels.simd import float_of_int32_bits
 
 LOG2_E = np.float32(1.4426950408889634)
 # exp2 on [-0.5, 0.5]: the Taylor coefficients ln(2)^n / n!, whose remainder there is under 2e-8.
-C1, C2, C3 = np.float32(0.6931471805599453), np.float32(0.2402265069591007), np.float32(0.05550410866482158)
-C4, C5, C6 = (
-    np.float32(0.009618129107628477),
-    np.float32(0.0013333558146428443),
-    np.float32(0.00015403530393381606),
-)
+COEFFICIENTS = tuple(np.float32(math.log(2) ** n / math.factorial(n)) for n in range(7))
+C0, C1, C2, C3, C4, C5, C6 = COEFFICIENTS
 SMALLEST, LARGEST = np.float32(-126), np.float32(127)
 
 
@@ -33,7 +31,7 @@ def exp(x):
     power = power * f + C3
     power = power * f + C2
     power = power * f + C1
-    power = power * f + np.float32(1)
+    power = power * f + C0
     return power * float_of_int32_bits(np.int32(n << np.int32(23)))
 
 

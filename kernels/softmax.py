@@ -1,0 +1,166 @@
+"""The softmax of attention, over lanes: a running maximum and sum for every lane, block after block.
+
+Written for vector registers, as `tile.py`: scores of one position lie side by side, one lane a query.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinylm.kernels.exponential import COEFFICIENTS, LOG2_E, SMALLEST
+from tinylm.kernels.jit import njit
+from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
+from tinylm.kernels.tile import LANES, NARROW_LANES, WIDTH
+
+LOWEST = np.float32(-1e30)
+"""The score of what is hidden. Not -inf: two of them have a difference."""
+
+
+def softmax_block_reference(scores, begin, last, highest, total):
+    """Scores (rows, lanes) of the positions from `begin` on -> weights, new maxima and sums, shrink factors.
+
+    The weights are exp(score - new maximum), those beyond the `last` position of a lane next to nothing; what
+    came before has to shrink by exp(old maximum - new maximum). `last`, `highest`, `total` are (lanes,).
+    """
+    hidden = begin + np.arange(len(scores))[:, None] > last
+    scores = np.where(hidden, LOWEST, scores)
+    new = np.maximum(highest, scores.max(axis=0))
+    weights, shrink = np.exp(scores - new), np.exp(highest - new)
+    return weights, new, total * shrink + weights.sum(axis=0), shrink
+
+
+class _Vectors:
+    """Writes arithmetic on vectors of `width` float32 or int32."""
+
+    def __init__(self, builder: ir.IRBuilder, width: int) -> None:
+        self.builder = builder
+        self.floats, self.integers = ir.VectorType(FLOAT, width), ir.VectorType(INT32, width)
+        kind = ir.FunctionType(self.floats, [self.floats] * 3)
+        self._fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{width}f32")
+        self._width = width
+
+    def number(self, value: float) -> ir.Constant:
+        return ir.Constant(self.floats, [float(value)] * self._width)
+
+    def integer(self, value: int) -> ir.Constant:
+        return ir.Constant(self.integers, [value] * self._width)
+
+    def spread(self, value: ir.Value) -> ir.Value:
+        """An int32 in every lane."""
+        undefined = ir.Constant(self.integers, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, INT32(0))
+        return self.builder.shuffle_vector(first, undefined, self.integer(0))
+
+    def larger(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """max(x, y), or x where a NaN is involved."""
+        return self.builder.select(self.builder.fcmp_ordered("<", x, y), y, x)
+
+    def exp(self, x: ir.Value) -> ir.Value:
+        """e^x for x <= 0, as `exponential.exp`."""
+        builder = self.builder
+        y = self.larger(builder.fmul(x, self.number(LOG2_E)), self.number(SMALLEST))
+        n = builder.fptosi(builder.fsub(y, self.number(0.5)), self.integers)
+        f = builder.fsub(y, builder.sitofp(n, self.floats))
+        power = self.number(COEFFICIENTS[-1])
+        for coefficient in reversed(COEFFICIENTS[:-1]):
+            power = builder.call(self._fma, [power, f, self.number(coefficient)])
+        exponent = builder.shl(builder.add(n, self.integer(127)), self.integer(23))
+        return builder.fmul(power, builder.bitcast(exponent, self.floats))
+
+
+def _make(lanes: int, width: int) -> Any:
+    """`softmax_block_reference` in place, by addresses; returns nothing."""
+    parts = range(lanes // width)
+
+    def loop(builder: ir.IRBuilder, rows: ir.Value, state: list[ir.Value], body: Any) -> list[ir.Value]:
+        """`state = body(row, state)` for every row."""
+        before, check = builder.block, builder.append_basic_block()
+        inside, after = builder.append_basic_block(), builder.append_basic_block()
+        builder.branch(check)
+        builder.position_at_end(check)
+        row = builder.phi(INT64)
+        row.add_incoming(INT64(0), before)
+        held = []
+        for value in state:
+            held.append(builder.phi(value.type))
+            held[-1].add_incoming(value, before)
+        builder.cbranch(builder.icmp_signed("<", row, rows), inside, after)
+        builder.position_at_end(inside)
+        new = body(row, held)
+        row.add_incoming(builder.add(row, INT64(1)), builder.block)
+        for phi, value in zip(held, new, strict=True):
+            phi.add_incoming(value, builder.block)
+        builder.branch(check)
+        builder.position_at_end(after)
+        return held
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def softmax(
+        typingctx: Any, scores: Any, begin: Any, rows: Any, last: Any, highest: Any, total: Any, shrink: Any
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            scores, begin, rows, last, highest, total, shrink = arguments
+            vectors = _Vectors(builder, width)
+
+            def place(address: Any, part: int, of: Any) -> Any:
+                return pointer(builder, builder.add(address, INT64(4 * width * part)), of)
+
+            def load(address: Any, of: Any = vectors.floats) -> list[Any]:
+                return [builder.load(place(address, part, of), align=4) for part in parts]
+
+            def store(values: list[Any], address: Any) -> None:
+                for part, value in enumerate(values):
+                    builder.store(value, place(address, part, vectors.floats), align=4)
+
+            def row_address(row: Any) -> Any:
+                return builder.add(scores, builder.mul(row, INT64(4 * lanes)))
+
+            seen, old = load(last, vectors.integers), load(highest)
+
+            def mask_and_compare(row: Any, state: list[Any]) -> list[Any]:
+                position = vectors.spread(builder.trunc(builder.add(begin, row), INT32))
+                masked = []
+                for part, score in enumerate(load(row_address(row))):
+                    visible = builder.icmp_signed("<=", position, seen[part])
+                    masked.append(builder.select(visible, score, vectors.number(LOWEST)))
+                store(masked, row_address(row))
+                return [vectors.larger(one, score) for one, score in zip(state, masked, strict=True)]
+
+            new = loop(builder, rows, old, mask_and_compare)
+            factors = [vectors.exp(builder.fsub(one, two)) for one, two in zip(old, new, strict=True)]
+            sums = [builder.fmul(one, two) for one, two in zip(load(total), factors, strict=True)]
+
+            def weigh(row: Any, state: list[Any]) -> list[Any]:
+                pairs = zip(load(row_address(row)), new, strict=True)
+                weights = [vectors.exp(builder.fsub(score, one)) for score, one in pairs]
+                store(weights, row_address(row))
+                return [builder.fadd(one, two) for one, two in zip(state, weights, strict=True)]
+
+            store(loop(builder, rows, sums, weigh), total)
+            store(new, highest)
+            store(factors, shrink)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 7), generate
+
+    return softmax
+
+
+_wide = _make(LANES, WIDTH)
+_narrow = _make(NARROW_LANES, min(WIDTH, NARROW_LANES))
+
+
+@njit
+def softmax_block(scores, begin, rows, last, highest, total, shrink):
+    """`softmax_block_reference` in place: scores (rows * lanes,), last int32, the others float32 (lanes,)."""
+    addresses = last.ctypes.data, highest.ctypes.data, total.ctypes.data, shrink.ctypes.data
+    if shrink.shape[0] == LANES:
+        _wide(scores.ctypes.data, begin, rows, *addresses)
+    else:
+        _narrow(scores.ctypes.data, begin, rows, *addresses)

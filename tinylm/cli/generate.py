@@ -1,0 +1,123 @@
+"""`tinylm generate`: write on from a prompt."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tinylm.cli import parsing
+from tinylm.cli.open_model import add_pull_options, locate, open_model
+from tinylm.cli.prompt import add_prompt_arguments, read_prompt, unescape
+from tinylm.cli.terminal import compile_notice, note
+
+if TYPE_CHECKING:
+    from tinylm.completion import Completion
+    from tinylm.language_model import LanguageModel
+
+
+def parser() -> parsing.Parser:
+    """The words that the command takes."""
+    it = parsing.Parser(
+        "generate",
+        "Write on from a prompt. The new text goes to standard output, everything else to standard error.",
+        [
+            ('tinylm generate "Once upon a time"', "the bundled story model"),
+            ('tinylm generate "Once upon a time" -n 200 --temperature 0.8 --seed 7', ""),
+            ("tinylm generate --model smollm2-135m-instruct --prompt-file letter.txt", ""),
+            ("echo 'Dear Sir,' | tinylm generate - --echo --stats", "prompt from a pipe, with figures"),
+            (r"tinylm generate -e 'Q: Why?\nA:' --stop '\n'", "a line end in the prompt and as an end"),
+            ('tinylm generate "Under this" -r 3 --temperature 0.5 --json', "three answers, for machines"),
+        ],
+        notes="exit codes: 0 fine, 1 failed, 2 misused, 130 interrupted (what was written stays)",
+    )
+    add_prompt_arguments(it)
+    parsing.add_model_options(it)
+    add_pull_options(it)
+    parsing.add_sampling_options(it)
+    group = it.add_argument_group("what is shown")
+    group.add_argument(
+        "--stream", action=argparse.BooleanOptionalAction, default=True,
+        help="show each word when it is written, or all at the end",
+    )  # fmt: skip
+    group.add_argument("--echo", action="store_true", help="print the prompt before the new text")
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object: text, ids, timings, seed and more"
+    )
+    group.add_argument(
+        "--logprobs",
+        type=int,
+        metavar="N",
+        help="report each token's log-probability and the N likeliest (0: its own)",
+    )
+    group.add_argument("--stats", action="store_true", help="report speed, and its share of the memory's")
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="no notes: only errors and what was asked for"
+    )
+    return it
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the prompt, open the model, write."""
+    prompt = read_prompt(arguments)
+    parameters = parsing.sampling_parameters(arguments)
+    if arguments.escapes and "stop" in parameters:
+        parameters["stop"] = [unescape(text) for text in parameters["stop"]]
+    if arguments.logprobs is not None:
+        parameters |= {"logprobs": True, "top_logprobs": arguments.logprobs}
+    folder = locate(arguments)
+    with compile_notice(arguments.quiet):
+        model, load_seconds = open_model(folder, arguments)
+        if arguments.json:
+            completions = model.generate_batch([prompt], **parameters)[0]
+        else:
+            completions = write(model, prompt, parameters, arguments)
+    report(model, completions, load_seconds, arguments)
+    return 0
+
+
+def write(
+    model: LanguageModel, prompt: str, parameters: dict[str, Any], arguments: argparse.Namespace
+) -> list[Completion]:
+    """Print the answers to standard output, each followed by a line end; the answers."""
+    show: Callable[[str], Any] = sys.stdout.write
+    echo = prompt if arguments.echo else ""
+    count = parameters.get("num_return_sequences", 1)
+    if arguments.stream and count == 1:
+        stream = model.stream(prompt, **parameters)
+        show(echo)
+        for piece in stream:
+            show(piece)
+            sys.stdout.flush()
+        show("\n")
+        sys.stdout.flush()
+        return [stream.completion]
+    completions: list[Completion] = model.generate_batch([prompt], **parameters)[0]
+    for number, completion in enumerate(completions, 1):
+        if count > 1 and not arguments.quiet:
+            note(f"--- {number} of {count}")
+        show(f"{echo}{completion.text}\n")
+        sys.stdout.flush()
+    return completions
+
+
+def report(
+    model: LanguageModel, completions: list[Completion], load_seconds: float, arguments: argparse.Namespace
+) -> None:
+    """Print what was asked for beside the text: the JSON object, log-probabilities, figures, the seed."""
+    from tinylm.cli import reports
+
+    if arguments.json:
+        print(reports.as_json(model, completions, load_seconds, arguments.stats))
+    elif arguments.logprobs is not None:
+        note(reports.logprob_table(model, completions))
+    if arguments.stats:
+        note(reports.figures(model, completions, load_seconds))
+    if (
+        not arguments.quiet
+        and not arguments.json
+        and completions[0].seed is not None
+        and arguments.seed is None
+    ):
+        note(f"seed {completions[0].seed}")

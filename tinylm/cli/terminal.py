@@ -1,0 +1,104 @@
+"""What a person sees on standard error: notes, questions, a progress bar, sizes in words."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def note(message: str) -> None:
+    """Print a line beside the answer."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def can_ask() -> bool:
+    """Whether somebody sits before us: both ends of the conversation are a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(question: str) -> bool:
+    """Ask a person; anything but a yes is a no."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        note("")
+    return answer.strip().lower() in {"y", "yes"}
+
+
+def size(count: float) -> str:
+    """Bytes for people: 134515008 -> '134.5 MB' (powers of 1000, as disks and networks count)."""
+    for unit, bytes_in_it in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= bytes_in_it:
+            return f"{count / bytes_in_it:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+class ProgressBar:
+    """A bar on a terminal, a line for each stage in a file. Called as `bar(stage, done, total)` in bytes."""
+
+    WIDTH = 28
+
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
+        self._live = sys.stderr.isatty()
+        self._stage = ""
+        self._shown = self._started = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how far it is, ten times a second at most."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self.close()
+            self._stage, self._started, self._shown = stage, now, 0.0
+            if not self._live:
+                note(f"{stage} {self._subject} ({size(total)})")
+        if not self._live or (now - self._shown < 0.1 and done < total):
+            return
+        self._shown = now
+        filled = self.WIDTH * done // total if total else self.WIDTH
+        bar = "#" * filled + "." * (self.WIDTH - filled)
+        rate = size(done / max(now - self._started, 1e-3))
+        line = f"{stage} {self._subject} [{bar}] {size(done)} of {size(total)}, {rate}/s"
+        print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the line of the bar."""
+        if self._live and self._shown:
+            note("")
+        self._stage, self._shown = "", 0.0
+
+
+@contextmanager
+def compile_notice(quiet: bool = False) -> Iterator[list[tuple[str, float]]]:
+    """Say on standard error that kernels are being compiled, and which; yields what was compiled so far."""
+    from tinylm.kernels.jit import on_compile
+
+    compiled: list[tuple[str, float]] = []
+    live = sys.stderr.isatty()
+    announced = False
+
+    def listener(name: str, seconds: float) -> None:
+        nonlocal announced
+        if seconds:
+            compiled.append((name, seconds))
+        if quiet:
+            return
+        if not announced:
+            note(
+                "compiling kernels for this machine; this happens once ('tinylm warmup' does it ahead of time)"
+            )
+            announced = True
+        if live and not seconds:
+            print(f"\r  {len(compiled) + 1}: {name}\033[K", end="", file=sys.stderr, flush=True)
+
+    undo = on_compile(listener)
+    try:
+        yield compiled
+    finally:
+        undo()
+        if announced:
+            if live:
+                print("\r\033[K", end="", file=sys.stderr)
+            note(f"compiled {len(compiled)} kernels in {sum(seconds for _, seconds in compiled):.1f} s")

@@ -188,8 +188,9 @@ def _known() -> list[str]:
 
 
 def _suggest(asked: str, possible: Iterable[str]) -> str:
-    close = difflib.get_close_matches(asked.lower(), list(possible), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
+    by_lower_case = {name.lower(): name for name in possible}
+    close = difflib.get_close_matches(asked.lower(), list(by_lower_case), n=1, cutoff=0.5)
+    return f" (did you mean {by_lower_case[close[0]]}?)" if close else ""
 
 
 def _explain_file(path: Path) -> str:
@@ -207,9 +208,10 @@ def _explain_file(path: Path) -> str:
 
 def _explain_missing(asked: str, path: Path) -> str:
     known = _known()
-    neighbours: list[str] = []
-    if path.parent.is_dir() and (path.parent != Path() or len(path.parts) > 1):
+    try:
         neighbours = [str(path.parent / entry.name) for entry in path.parent.iterdir() if _is_here(entry)]
+    except OSError:
+        neighbours = []
     return (
         f"no model {asked!r}{_suggest(asked, [*known, *neighbours])}; "
         f"possible: a model's folder, or one of {', '.join(known)}"

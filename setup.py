@@ -10,6 +10,7 @@ from setuptools import setup
 setup(
     packages=[
         "tinylm",
+        "tinylm.chat_template",
         "tinylm.cli",
         "tinylm.formats",
         "tinylm.kernels",

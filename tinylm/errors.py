@@ -17,6 +17,10 @@ class ParameterError(TinylmError):
     """A parameter of generation that makes no sense, such as a temperature of -1."""
 
 
+class ChatTemplateError(TinylmError):
+    """A chat template that is missing or wrong, refuses the messages, or does what templates may not."""
+
+
 class ContextError(TinylmError):
     """A prompt and an answer that do not fit into the model's context."""
 

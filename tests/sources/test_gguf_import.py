@@ -124,14 +124,6 @@ def test_dtype_is_chosen(tmp_path, small_model):
         import_gguf(tmp_path / "m.gguf", tmp_path / "x", "int8")
 
 
-def test_bfloat16_rounds_to_even_and_keeps_what_is_not_a_number():
-    values = np.array([1.0, 1.00390625, 1.01171875, 3.4e38, -0.0, np.inf, np.nan, 1e-45], np.float32)
-    values = np.append(values, np.array([0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32))
-    bits = module._bfloat16_bits(values)
-    expected = [0x3F80, 0x3F80, 0x3F82, 0x7F80, 0x8000, 0x7F80, 0x7FC0, 0x0000, 0x7FC0, 0xFFFF]
-    assert [hex(b) for b in bits] == [hex(b) for b in expected]
-
-
 def test_float16_that_would_overflow_is_refused(tmp_path, small_model):
     model = small_model(leave_out=("output_norm.weight",))
     model.extra_tensors = {"output_norm.weight": np.full(64, 70000, np.float32)}
@@ -139,6 +131,13 @@ def test_float16_that_would_overflow_is_refused(tmp_path, small_model):
     with pytest.raises(CheckpointError, match=r"'output_norm\.weight' has values beyond float16's 65504"):
         import_gguf(tmp_path / "m.gguf", tmp_path / "m", "float16")
     assert [file.name for file in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_bfloat16_is_widened(tmp_path, small_model):
+    expected = small_model(type="BF16").write(tmp_path / "m.gguf")
+    folder = import_gguf(tmp_path / "m.gguf", tmp_path / "m", "float32")
+    check_equal(folder, expected)
+    assert {info.dtype for info in Checkpoint(folder).tensors.values()} == {"F32"}
 
 
 def llama3(**changes):

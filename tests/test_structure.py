@@ -20,6 +20,7 @@ FLOORS = {
     "tinylm.kernels": 0,
     "tinylm.safetensors_header": 1,
     "tinylm.checkpoint": 1,
+    "tinylm.tensor_names": 1,
     "tinylm.weights": 1,
     "tinylm.formats": 1,
     "tinylm.cache": 1,

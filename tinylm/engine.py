@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence as ListOf
+from collections.abc import Callable
+from collections.abc import Sequence as ListOf
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from tinylm.cache import KeyValueCache
 from tinylm.checkpoint import Checkpoint
 from tinylm.errors import ContextError, ParameterError
 from tinylm.executor import Executor
-from tinylm.models import architecture as find_architecture
+from tinylm.kernels.team import Team
+from tinylm.models import load_program
 from tinylm.program import Program
 from tinylm.reference import Hook, Values, run_reference
 from tinylm.step import make_step
-from tinylm.weights import Weights
+from tinylm.tensor_names import TensorNames
 
 CHUNK = 256
 """Tokens of a prompt a step: enough that weights are read rarely, few enough that Ctrl-C is heard soon."""
@@ -28,6 +30,15 @@ LOGIT_ROWS = 32
 """Rows of logits that are held at a time when all of a text are asked for."""
 
 Ids = ListOf[int] | NDArray[np.int64]
+
+
+def _team(threads: int | Team | None) -> Team:
+    """A team of so many threads; None for as many as are worth having."""
+    if isinstance(threads, Team):
+        return threads
+    if threads is not None and threads < 1:
+        raise ParameterError(f"threads is {threads}; expected 1 or more")
+    return Team(threads)
 
 
 class Sequence:
@@ -51,13 +62,11 @@ class Engine:
     vocab_size, context_length: V and the largest number of positions; threads: the size of the team.
     """
 
-    def __init__(self, program: Program, context_length: int, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ParameterError(f"threads is {threads}; expected 1 or more")
+    def __init__(self, program: Program, context_length: int, threads: int | Team | None = None) -> None:
         self.program = program
         self.context_length = context_length
         self.vocab_size = program.vocab_size
-        self.executor = Executor(program, threads)
+        self.executor = Executor(program, _team(threads))
         self._group = program.heads // program.key_value_heads
         self._lock = threading.Lock()
 
@@ -69,13 +78,16 @@ class Engine:
         dtype: str = "auto",
         threads: int | None = None,
         architecture: str | None = None,
+        tensor_names: TensorNames | None = None,
     ) -> Engine:
-        """The model of a folder. Raises CheckpointError, naming what does not fit."""
+        """The model of a folder. Raises CheckpointError, naming what does not fit.
+
+        `architecture` stands in for an unknown `model_type`, `tensor_names` for names that are not its own.
+        """
         checkpoint = folder if isinstance(folder, Checkpoint) else Checkpoint(folder)
-        module = find_architecture(checkpoint.config, architecture)
-        config = module.read_config(checkpoint.config)
-        program = module.build(config, Weights(checkpoint, dtype))
-        return cls(program, config.max_position_embeddings, threads)
+        team = _team(threads)
+        program, context_length = load_program(checkpoint, dtype, architecture, tensor_names, team)
+        return cls(program, context_length, team)
 
     @property
     def threads(self) -> int:

@@ -9,6 +9,10 @@ class CheckpointError(TinylmError):
     """A model folder that cannot be read, or that does not hold what its config says."""
 
 
+class LayoutError(CheckpointError):
+    """A tensor that is missing, extra or misshapen, by the architecture and config that asked for it."""
+
+
 class TokenizerError(TinylmError):
     """A tokenizer.json that is malformed, or that uses a part which is not supported."""
 

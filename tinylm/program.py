@@ -96,14 +96,12 @@ class Program:
     def rmsnorm(self, name: str, x: str, weight: Vector, eps: float) -> str:
         """RMSNorm of each row, or of each stretch of a row as long as `weight` (heads, for QK-norm)."""
         numbers = {"eps": eps}
-        return self._append(
-            "rmsnorm", name, (x,), self._width(x), vectors={"weight": weight}, numbers=numbers
-        )
+        return self._append("rmsnorm", name, (x,), self.width(x), vectors={"weight": weight}, numbers=numbers)
 
     def layernorm(self, name: str, x: str, weight: Vector, bias: Vector, eps: float) -> str:
         """LayerNorm of each row."""
         vectors = {"weight": weight, "bias": bias}
-        return self._append("layernorm", name, (x,), self._width(x), vectors=vectors, numbers={"eps": eps})
+        return self._append("layernorm", name, (x,), self.width(x), vectors=vectors, numbers={"eps": eps})
 
     def matmul(self, name: str, x: str, matrix: Matrix, bias: Vector | None = None) -> str:
         """`(T, K) @ (N, K).T + (N,) -> (T, N)`."""
@@ -113,36 +111,37 @@ class Program:
     def part_of_heads(self, name: str, x: str, offset: int, size: int, stride: int) -> str:
         """Of each stretch of `stride` numbers, `size` from `offset` on: q, k or v of a fused matrix."""
         numbers = {"offset": offset, "size": size, "stride": stride}
-        return self._append("heads", name, (x,), self._width(x) // stride * size, numbers=numbers)
+        return self._append("heads", name, (x,), self.width(x) // stride * size, numbers=numbers)
 
     def rope(self, name: str, x: str) -> str:
         """Rotary position embedding of every head, half-split."""
-        return self._append("rope", name, (x,), self._width(x))
+        return self._append("rope", name, (x,), self.width(x))
 
     def attention(self, name: str, q: str, k: str, v: str) -> str:
         """`(T, H * Dh), (T, Hkv * Dh), (T, Hkv * Dh) -> (T, H * Dh)`: stores k and v, then attends causally."""
         layer, self.layers = self.layers, self.layers + 1
-        return self._append("attention", name, (q, k, v), self._width(q), numbers={"layer": layer})
+        return self._append("attention", name, (q, k, v), self.width(q), numbers={"layer": layer})
 
     def activation(self, name: str, x: str, kind: str) -> str:
         """`kind` is one of ACTIVATIONS."""
         numbers = {"kind": ACTIVATIONS.index(kind)}
-        return self._append("activate", name, (x,), self._width(x), numbers=numbers)
+        return self._append("activate", name, (x,), self.width(x), numbers=numbers)
 
     def gate(self, name: str, x: str, y: str, kind: str) -> str:
         """activation(x) * y."""
         numbers = {"kind": ACTIVATIONS.index(kind)}
-        return self._append("gate", name, (x, y), self._width(x), numbers=numbers)
+        return self._append("gate", name, (x, y), self.width(x), numbers=numbers)
 
     def add(self, name: str, x: str, y: str) -> str:
         """x + y."""
-        return self._append("add", name, (x, y), self._width(x))
+        return self._append("add", name, (x, y), self.width(x))
 
     def chosen_rows(self, name: str, x: str) -> str:
         """`(T, D) -> (L, D)`: only the tokens whose logits are asked for."""
-        return self._append("chosen_rows", name, (x,), self._width(x), rows="L")
+        return self._append("chosen_rows", name, (x,), self.width(x), rows="L")
 
-    def _width(self, name: str) -> int:
+    def width(self, name: str) -> int:
+        """The number of float32 in a row of a buffer."""
         return self._buffers[name].width
 
     @property

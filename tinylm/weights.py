@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.checkpoint import Checkpoint
-from tinylm.errors import CheckpointError, ParameterError
+from tinylm.errors import CheckpointError, LayoutError, ParameterError
 from tinylm.formats import Matrix
-from tinylm.formats.bfloat16 import BFloat16Matrix
+from tinylm.formats.bfloat16 import BFloat16Matrix, narrow
 from tinylm.formats.float32 import Float32Matrix
+from tinylm.formats.int8 import SCALES, Int8Matrix, quantize, stored_shapes
+from tinylm.kernels.team import Team
+from tinylm.tensor_names import TensorNames
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "int8")
 FLOATS = ("F32", "F16", "BF16", "F64")
 
 
@@ -23,75 +26,110 @@ class Weights:
     """Tensors of a checkpoint by name, in the format asked for.
 
     dtype: "auto" keeps a matrix as it is stored (float16 and float64 become float32, for which there is a
-    kernel), any other format of DTYPES converts. Vectors are always float32.
+    kernel), any other format of DTYPES converts. Vectors are always float32. names: for a checkpoint that
+    calls its tensors otherwise; every method takes the architecture's own names. team: who quantizes.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str = "auto") -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: str = "auto", names: TensorNames | None = None, team: Team | None = None) -> None:
         if dtype not in DTYPES:
             raise ParameterError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
         self._checkpoint = checkpoint
         self._dtype = dtype
+        self._names = names or TensorNames({})
+        self._team = team or Team()
         self._taken: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._checkpoint.tensors
+        return self._names.stored(name) in self._checkpoint.tensors
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        """The weight matrix (N, K) of a name. Raises CheckpointError if it is missing or another."""
+        """The weight matrix (N, K) of a name. Raises LayoutError if it is missing or another."""
+        stored = self._names.stored(name)
+        if stored + SCALES in self._checkpoint.tensors:
+            return self._quantized(stored, shape)
         stored = self._check(name, shape)
-        if self._dtype == "bfloat16" or (self._dtype == "auto" and stored == "BF16"):
-            if stored == "BF16":
-                return BFloat16Matrix(np.ascontiguousarray(self._checkpoint.array(name)))
-            from tinylm.formats.bfloat16 import narrow
+        as_bits = self._checkpoint.tensors[stored].dtype == "BF16"
+        if as_bits and self._dtype != "float32":
+            values = np.ascontiguousarray(self._checkpoint.array(stored))
+        else:
+            values = np.ascontiguousarray(self._checkpoint.float32(stored))
+        if self._dtype == "int8":
+            matrix = quantize(values, self._team)
+            del values
+            self._checkpoint.release(stored)
+            return matrix
+        if values.dtype == np.uint16:
+            return BFloat16Matrix(values)
+        return BFloat16Matrix(narrow(values)) if self._dtype == "bfloat16" else Float32Matrix(values)
 
-            return BFloat16Matrix(narrow(self._checkpoint.float32(name)))
-        return Float32Matrix(np.ascontiguousarray(self._checkpoint.float32(name)))
+    def _quantized(self, stored: str, shape: tuple[int, int]) -> Matrix:
+        """The matrix of a folder that `tinylm quantize` wrote: mapped, not copied."""
+        if self._dtype not in ("auto", "int8"):
+            raise ParameterError(f"dtype {self._dtype!r}: the folder {self._checkpoint.folder} holds int8")
+        found = []
+        wanted = zip((stored, stored + SCALES), stored_shapes(shape), ("I8", "BF16"), strict=True)
+        for name, stored_shape, dtype in wanted:
+            info = self._checkpoint.tensors.get(name)
+            if info is None or tuple(info.shape) != stored_shape or info.dtype != dtype:
+                shown = "missing" if info is None else f"{info.dtype} {tuple(info.shape)}"
+                raise LayoutError(
+                    f"{self._checkpoint.folder}: tensor {name!r} is {shown}, where int8 of {shape} has {dtype} {stored_shape}"
+                )
+            self._taken.add(name)
+            found.append(np.ascontiguousarray(self._checkpoint.array(name)))
+        return Int8Matrix(found[0], found[1], shape)
 
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
-        """The vector (size,) of a name, float32."""
-        self._check(name, (size,))
-        return np.ascontiguousarray(self._checkpoint.float32(name))
-
-    def vector_if(self, wanted: bool, name: str, size: int) -> NDArray[np.float32] | None:
-        """The vector of a name if the config wants it, else None."""
-        return self.vector(name, size) if wanted else None
+        """The vector (size,) of a name, float32. Raises LayoutError if it is missing or another."""
+        return np.ascontiguousarray(self._checkpoint.float32(self._check(name, (size,))))
 
     def ignore(self, name: str) -> None:
-        """This tensor is not needed and known to be of no consequence."""
-        self._taken.add(name)
+        """Leave out a tensor that is known to be of no consequence."""
+        self._taken.add(self._names.stored(name))
 
     def same(self, name: str, other: str) -> bool:
         """Whether two tensors hold the same numbers."""
-        return np.array_equal(self._checkpoint.array(name), self._checkpoint.array(other))
+        one, two = (self._checkpoint.array(self._names.stored(each)) for each in (name, other))
+        return np.array_equal(one, two)
 
-    def finish(self, ignorable: Sequence[str] = ()) -> None:
-        """Raises CheckpointError if a tensor is left that nobody took and that no pattern calls ignorable."""
-        left = sorted(
+    def left(self, ignorable: Sequence[str] = ()) -> list[str]:
+        """The tensors that nobody took and that no pattern calls ignorable."""
+        return sorted(
             name
             for name in self._checkpoint.tensors.keys() - self._taken
             if not any(re.fullmatch(pattern, name) for pattern in ignorable)
         )
+
+    def finish(self, ignorable: Sequence[str] = ()) -> None:
+        """Raises LayoutError if a tensor is left, or a name of `names` was never asked for."""
+        left = self.left(ignorable)
         if left:
             others = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            raise CheckpointError(
+            raise LayoutError(
                 f"{self._checkpoint.folder}: the checkpoint holds {left[0]!r}{others}, "
                 "which this architecture and config do not use"
             )
+        if self._names.unused:
+            raise LayoutError(
+                f"tensor_names: {self._names.unused[0]!r} is no name that this architecture and config ask for"
+            )
 
     def _check(self, name: str, shape: tuple[int, ...]) -> str:
+        """The name of a tensor in the file, which is there, has this shape and holds floats."""
         folder, tensors = self._checkpoint.folder, self._checkpoint.tensors
-        if name not in tensors:
-            close = difflib.get_close_matches(name, tensors, n=1)
+        stored = self._names.stored(name)
+        if stored not in tensors:
+            close = difflib.get_close_matches(stored, tensors, n=1)
             hint = f"; the closest it has is {close[0]!r}" if close else ""
-            raise CheckpointError(f"{folder}: the checkpoint lacks the tensor {name!r} {shape}{hint}")
-        info = tensors[name]
+            raise LayoutError(f"{folder}: the checkpoint lacks the tensor {stored!r} {shape}{hint}")
+        info = tensors[stored]
         if tuple(info.shape) != shape:
-            raise CheckpointError(
-                f"{folder}: tensor {name!r} has shape {tuple(info.shape)}, where the config asks for {shape}"
+            raise LayoutError(
+                f"{folder}: tensor {stored!r} has shape {tuple(info.shape)}, where the config asks for {shape}"
             )
         if info.dtype not in FLOATS:
             raise CheckpointError(
-                f"{folder}: tensor {name!r} is {info.dtype}; expected one of {', '.join(FLOATS)}"
+                f"{folder}: tensor {stored!r} is {info.dtype}; expected one of {', '.join(FLOATS)}"
             )
-        self._taken.add(name)
-        return str(info.dtype)
+        self._taken.add(stored)
+        return stored

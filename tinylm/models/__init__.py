@@ -6,18 +6,89 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from tinylm.errors import CheckpointError
+from tinylm.checkpoint import Checkpoint
+from tinylm.errors import CheckpointError, LayoutError
+from tinylm.models import layout
+from tinylm.kernels.team import Team
+from tinylm.program import Program
+from tinylm.tensor_names import TensorNames
+from tinylm.weights import Weights
 
-ARCHITECTURES = ("llama",)
+ARCHITECTURES = ("llama", "qwen3", "gpt_neox")
+
+MAPPING_HINT = (
+    "If the folder names its tensors otherwise, give the names: --tensor-names FILE, a JSON object "
+    '{"model.layers.{}.self_attn.q_norm.weight": "name in the folder", ...}'
+)
 
 
-def architecture(config: dict[str, Any], name: str | None = None) -> ModuleType:
-    """The module of an architecture: `name`, else the config's `model_type`. Raises CheckpointError."""
+def architecture(config: dict[str, Any], name: str | None = None) -> ModuleType | None:
+    """The module of an architecture: `name`, else the config's `model_type`; None for one that is unknown."""
     found = name if name is not None else config.get("model_type")
-    if found not in ARCHITECTURES:
-        where = "architecture" if name is not None else "config.json: 'model_type'"
-        raise CheckpointError(
-            f"{where} {found!r} is unknown; known are {', '.join(ARCHITECTURES)}. "
-            "If the tensors are those of a known one, say which: --architecture NAME"
-        )
-    return importlib.import_module(f"tinylm.models.{found}")
+    return importlib.import_module(f"tinylm.models.{found}") if found in ARCHITECTURES else None
+
+
+def load_program(
+    checkpoint: Checkpoint,
+    dtype: str = "auto",
+    name: str | None = None,
+    names: TensorNames | None = None,
+    team: Team | None = None,
+) -> tuple[Program, int]:
+    """The program of a folder's model, and its context length in positions.
+
+    dtype: as in Weights. name: the architecture, where the folder's `model_type` is unknown or wrong. names: for
+    a folder that calls its tensors otherwise. team: who converts. Raises CheckpointError; one about tensors lists all that does not
+    fit, and names the closest architecture.
+    """
+    module = architecture(checkpoint.config, name)
+    if module is None:
+        raise CheckpointError(_explain_unknown(checkpoint, name, names))
+    config = module.read_config(checkpoint.config)
+    try:
+        return module.build(config, Weights(checkpoint, dtype, names, team)), config.max_position_embeddings
+    except LayoutError as error:
+        raise CheckpointError(_explain_layout(error, checkpoint, module, names)) from None
+
+
+def _explain_unknown(checkpoint: Checkpoint, name: str | None, names: TensorNames | None) -> str:
+    """The message for an architecture that is not known: what is, and which of them the tensors look like."""
+    known = ", ".join(ARCHITECTURES)
+    if name is not None:
+        return f"architecture {name!r} is unknown; known are {known}"
+    lines = [
+        f"{checkpoint.folder}: config.json has the 'model_type' {checkpoint.config.get('model_type')!r}, which is "
+        f"unknown; known are {known}."
+    ]
+    return "\n".join([*lines, *_closest_lines(checkpoint, names, ARCHITECTURES)])
+
+
+def _explain_layout(
+    error: LayoutError, checkpoint: Checkpoint, module: ModuleType, names: TensorNames | None
+) -> str:
+    """The message for tensors that do not fit: the first, then all, then an architecture that fits better."""
+    found = layout.fit(checkpoint, module, names)
+    lines = [
+        str(error),
+        f"As {found.architecture}: {found.summary}",
+        *(f"  {line}" for line in found.lines()),
+    ]
+    others = [other for other in ARCHITECTURES if other != found.architecture]
+    best = layout.closest([layout.fit(checkpoint, _module(other), names) for other in others])
+    if layout.closest([found, best]) is best:
+        return "\n".join([*lines, *_closest_lines(checkpoint, names, others)])
+    return "\n".join([*lines, MAPPING_HINT])
+
+
+def _closest_lines(checkpoint: Checkpoint, names: TensorNames | None, choice: Any) -> list[str]:
+    """The architecture of the choice that the tensors are closest to, and what does not fit even there."""
+    best = layout.closest([layout.fit(checkpoint, _module(name), names) for name in choice])
+    lines = [f"The closest known layout is {best.architecture}: {best.summary}"]
+    lines += [f"  {line}" for line in best.lines()]
+    name = best.architecture
+    lines.append(f"If the model is one, say so: --architecture {name} (in Python architecture={name!r})")
+    return lines if best.whole else [*lines, MAPPING_HINT]
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"tinylm.models.{name}")

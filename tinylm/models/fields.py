@@ -44,8 +44,10 @@ class Fields:
         return value
 
     def number(self, name: str, default: float) -> float:
-        """A finite number above 0."""
-        value = self._config.get(name, default)
+        """A finite number above 0; None or absence means the default."""
+        value = self._config.get(name)
+        if value is None:
+            return default
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             raise CheckpointError(f"config.json: {name!r} is {value!r}; expected a number above 0")
         return float(value)
@@ -83,40 +85,76 @@ class Fields:
             raise CheckpointError(
                 f"config.json: {heads} attention heads cannot share {key_value_heads} key/value heads evenly"
             )
-        return heads, key_value_heads, self.size("head_dim", self._per_head(heads))
+        if self._config.get("head_dim") is not None:
+            return heads, key_value_heads, self.size("head_dim")
+        return heads, key_value_heads, self.split_width(heads)
 
-    def _per_head(self, heads: int) -> int:
+    def split_width(self, heads: int) -> int:
+        """The width of a head where the heads share `hidden_size` evenly."""
         width = self.size("hidden_size")
-        if self._config.get("head_dim") is None and width % heads:
+        if width % heads:
             raise CheckpointError(f"config.json: a width of {width} is not a multiple of {heads} heads")
-        return max(1, width // heads)
+        return width // heads
 
-    def rope(self, theta_name: str = "rope_theta", default_theta: float = 10_000.0) -> Rope:
-        """The rotary parameters in their old spelling (`rope_theta`, `rope_scaling`) or transformers 5's."""
-        merged = self._config.get("rope_parameters")
-        scaling = self._config.get("rope_scaling") if merged is None else merged
-        if scaling is not None and not isinstance(scaling, dict):
-            raise CheckpointError(f"config.json: 'rope_scaling' is {scaling!r}; expected an object or null")
-        fields = Fields(scaling or {})
-        theta = Fields(merged or {}).number("rope_theta", self.number(theta_name, default_theta))
-        kind = (scaling or {}).get("rope_type", (scaling or {}).get("type", "default"))
-        context = self.size("max_position_embeddings", 2048)
-        return Rope(theta, str(kind), fields, context)
+    def refuse_layer_types(self, allowed: str) -> None:
+        """`layer_types`, where it is there, may name one kind of layer alone."""
+        kinds = self._config.get("layer_types") or []
+        others = (
+            sorted({str(kind) for kind in kinds} - {allowed}) if isinstance(kinds, list) else [str(kinds)]
+        )
+        if others:
+            raise CheckpointError(
+                f"config.json: 'layer_types' has {others[0]!r}; only {allowed!r} is supported"
+            )
+
+    def refuse_window(self, name: str, default: int, context: int) -> None:
+        """Attention to the last positions alone is not supported, where it is shorter than the context."""
+        window = self.size(name, default)
+        if window < context:
+            raise CheckpointError(
+                f"config.json: {name!r} is {window}, shorter than the context of {context}; attention to a window "
+                "alone is not supported"
+            )
+
+    def rope(
+        self, theta_name: str = "rope_theta", *, partial_name: str | None = None, default_partial: float = 1.0
+    ) -> Rope:
+        """The rotary parameters in their old spelling (`rope_theta`, `rope_scaling`) or transformers 5's.
+
+        `partial_name` is the old name of the share of each head that turns; None for architectures whose
+        heads turn whole.
+        """
+        merged, scaling = self._config.get("rope_parameters"), self._config.get("rope_scaling")
+        for name, value in (("rope_parameters", merged), ("rope_scaling", scaling)):
+            if value is not None and not isinstance(value, dict):
+                raise CheckpointError(f"config.json: {name!r} is {value!r}; expected an object or null")
+        if merged and scaling and merged != scaling:
+            raise CheckpointError("config.json: 'rope_parameters' and 'rope_scaling' disagree; leave one out")
+        fields = Fields(merged or scaling or {})
+        nested = [name for name, value in (merged or {}).items() if isinstance(value, dict)]
+        if nested:
+            raise CheckpointError(f"config.json: 'rope_parameters' for {nested[0]!r} alone are not supported")
+        theta = Fields(merged or {}).number("rope_theta", self.number(theta_name, 10_000.0))
+        kind = fields._config.get("rope_type", fields._config.get("type", "default"))
+        old = default_partial if partial_name is None else self.number(partial_name, default_partial)
+        share = fields.number("partial_rotary_factor", old)
+        if partial_name is None:
+            Fields({**self._config, **fields._config}).refuse(partial_rotary_factor=(1,))
+        elif share > 1:
+            raise CheckpointError(f"config.json: {share:g} of each head cannot turn; expected at most 1")
+        return Rope(theta, str(kind), fields, self.size("max_position_embeddings", 2048), share)
 
 
 class Rope:
-    """How positions turn into angles: `default`, `linear` or `llama3`."""
+    """How positions turn into angles: `default`, `linear` or `llama3`; `partial` is the share of a head that turns."""
 
-    def __init__(self, theta: float, kind: str, fields: Fields, context: int) -> None:
+    def __init__(self, theta: float, kind: str, fields: Fields, context: int, partial: float = 1.0) -> None:
         if kind not in ("default", "linear", "llama3"):
             raise CheckpointError(
                 f"config.json: rope type {kind!r} is not supported; default, linear and llama3 are"
             )
-        self.theta, self.kind, self.fields, self.context = theta, kind, fields, context
-
-    def partial_factor(self, default: float) -> float:
-        """The share of each head that turns, in transformers 5's spelling."""
-        return self.fields.number("partial_rotary_factor", default)
+        self.theta, self.kind, self.fields = theta, kind, fields
+        self.context, self.partial = context, partial
 
     def frequencies(self, rotary_dim: int) -> NDArray[np.float32]:
         """(rotary_dim / 2,) float32: angle a position. Definitions as in transformers' modeling_rope_utils."""

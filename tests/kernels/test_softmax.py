@@ -1,0 +1,89 @@
+"""The running softmax over lanes, block after block, against the plain one over all positions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tinylm.kernels.softmax import LOWEST, softmax_block, softmax_block_reference
+from tinylm.kernels.tile import LANES, NARROW_LANES
+
+
+class Lanes:
+    """The state of a block after block softmax, as attention keeps it."""
+
+    def __init__(self, lanes: int, last: np.ndarray) -> None:
+        self.lanes, self.last = lanes, last.astype(np.int32)
+        self.highest = np.full(lanes, LOWEST, np.float32)
+        self.total, self.shrink = np.zeros(lanes, np.float32), np.full(lanes, 77, np.float32)
+
+    def add(self, scores: np.ndarray, begin: int) -> np.ndarray:
+        """The weights of a block (rows, lanes)."""
+        border = np.full(scores.size + 2, 77, np.float32)
+        border[1:-1] = scores.reshape(-1)
+        softmax_block(border[1:-1], begin, len(scores), self.last, self.highest, self.total, self.shrink)
+        assert border[0] == border[-1] == 77
+        return border[1:-1].reshape(scores.shape)
+
+
+def random_scores(rows: int, lanes: int) -> np.ndarray:
+    return (np.random.default_rng(rows).standard_normal((rows, lanes)) * 4).astype(np.float32)
+
+
+@pytest.mark.parametrize("lanes", [NARROW_LANES, LANES])
+@pytest.mark.parametrize("rows", [1, 7, 12, 13, 96])
+def test_a_block_is_as_its_reference(lanes: int, rows: int) -> None:
+    random = np.random.default_rng(rows)
+    last = random.integers(50, 50 + rows, lanes)
+    state = Lanes(lanes, last)
+    state.highest[:] = random.standard_normal(lanes) * 3
+    state.total[:] = random.uniform(1, 9, lanes)
+    highest, total = state.highest.copy(), state.total.copy()
+    scores = random_scores(rows, lanes)
+    weights = state.add(scores, 50)
+    expected = softmax_block_reference(scores.astype(np.float64), 50, last, highest, total)
+    for found, one in zip((weights, state.highest, state.total, state.shrink), expected, strict=True):
+        np.testing.assert_allclose(found, one, rtol=3e-6, atol=1e-30 if one is expected[0] else 0)
+    assert (weights[50 + np.arange(rows)[:, None] > last] < 1e-30).all()
+
+
+@pytest.mark.parametrize("lanes", [NARROW_LANES, LANES])
+def test_blocks_together_are_one_softmax(lanes: int) -> None:
+    last = np.linspace(0, 99, lanes).astype(np.int64)
+    scores = random_scores(100, lanes)
+    state = Lanes(lanes, last)
+    parts: list[np.ndarray] = []
+    for begin in range(0, 100, 12):
+        weights = state.add(scores[begin : begin + 12], begin)
+        parts = [part * state.shrink for part in parts] + [weights]
+    pattern = np.concatenate(parts) / state.total
+    hidden = np.arange(100)[:, None] > last
+    exact = np.exp(np.where(hidden, -np.inf, scores.astype(np.float64)))
+    np.testing.assert_allclose(pattern, exact / exact.sum(axis=0), rtol=2e-5, atol=1e-30)
+
+
+def test_the_first_block_forgets_that_there_was_nothing() -> None:
+    state = Lanes(NARROW_LANES, np.zeros(NARROW_LANES))
+    weights = state.add(np.full((1, NARROW_LANES), -50, np.float32), 0)
+    np.testing.assert_array_equal(weights, 1)
+    np.testing.assert_array_equal(state.total, 1)
+    assert (state.shrink < 1e-30).all()
+
+
+def test_far_below_the_highest_is_next_to_nothing() -> None:
+    state = Lanes(NARROW_LANES, np.full(NARROW_LANES, 9))
+    scores = np.zeros((2, NARROW_LANES), np.float32)
+    scores[1] = [-20, -80, -86, -88, -100, -1000, -1e10, -3e38]
+    weights = state.add(scores, 0)
+    np.testing.assert_allclose(weights[1], np.exp(scores[1].astype(np.float64)), rtol=2e-5, atol=2e-38)
+
+
+@pytest.mark.parametrize("lanes", [NARROW_LANES, LANES])
+def test_not_a_number_stays_in_its_lane(lanes: int) -> None:
+    state = Lanes(lanes, np.full(lanes, 99))
+    scores = random_scores(13, lanes)
+    scores[6, 3] = np.nan
+    state.add(scores, 0)
+    assert np.isnan(state.total).tolist() == [lane == 3 for lane in range(lanes)]
+    state.add(random_scores(5, lanes), 13)
+    assert np.isnan(state.total).tolist() == [lane == 3 for lane in range(lanes)]

@@ -8,7 +8,6 @@ take in the white space beside it.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -115,8 +114,14 @@ def _of_one_beginning(strings: list[str], depth: int) -> str:
         # Runs of one character, hundreds long, would be hundreds of groups. A run that goes on with
         # something else is longer than any run that can match there: it is tried first.
         others = [string for string in strings if string.count(first) != len(string)]
-        return "|".join(([_of_one_beginning(others, depth)] if others else []) + _of_runs(first, map(len, runs)))
-    beginning = os.path.commonprefix(strings)
+        return "|".join(
+            ([_of_one_beginning(others, depth)] if others else []) + _of_runs(first, map(len, runs))
+        )
+    # All lie between the first and the last in order, so these two share no more than all do.
+    length = next(
+        (n for n, (a, b) in enumerate(zip(min(strings), max(strings), strict=False)) if a != b), None
+    )
+    beginning = min(strings)[:length]
     rest = [string[len(beginning) :] for string in strings if string != beginning]
     if not rest:
         return re.escape(beginning)

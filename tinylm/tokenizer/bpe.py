@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from tinylm.errors import TokenizerError
@@ -31,7 +32,9 @@ class BytePairEncoding:
             raise fields.unsupported("model", ["BPE"])
         for key in ("continuing_subword_prefix", "end_of_word_suffix"):
             if fields.text(key, ""):
-                raise TokenizerError(f"{fields.where}.{key} is {show(fields.values[key])}; only empty is supported")
+                raise TokenizerError(
+                    f"{fields.where}.{key} is {show(fields.values[key])}; only empty is supported"
+                )
         if fields.values.get("dropout"):
             raise TokenizerError(
                 f"{fields.where}.dropout is {show(fields.values['dropout'])}; random merges are not supported"
@@ -56,7 +59,7 @@ class BytePairEncoding:
 
     def encode(self, words: Iterable[str], as_bytes: bool) -> dict[str, Ids]:
         """The ids of each word; `as_bytes` words are spelled in the byte-level alphabet first."""
-        found = {}
+        found: dict[str, Ids] = {}
         for word in words:
             id = self._whole(word, as_bytes)
             if id is not None:
@@ -139,14 +142,16 @@ class BytePairEncoding:
         return self.unknown
 
 
-def merge(symbols: list[int], ranks: dict[int, int], merged: list[int], starts: list[int] | None = None) -> None:
+def merge(
+    symbols: list[int], ranks: dict[int, int], merged: list[int], starts: list[int] | None = None
+) -> None:
     """Merge the pairs of a word in place, lowest rank first, leftmost first among equals.
 
     `ranks` knows a pair as `left << 32 | right`; `merged` gives the symbol that a rank makes. `starts` loses
     an entry wherever `symbols` does. Quadratic in the length of the word: for short ones.
     """
     rank_of = ranks.get
-    pairs = [rank_of(left << 32 | right, NEVER) for left, right in zip(symbols, symbols[1:], strict=False)]
+    pairs = [rank_of(left << 32 | right, NEVER) for left, right in pairwise(symbols)]
     while pairs:
         rank = min(pairs)
         if rank == NEVER:
@@ -165,7 +170,11 @@ def merge(symbols: list[int], ranks: dict[int, int], merged: list[int], starts: 
 def read_vocab(fields: Fields) -> dict[str, int]:
     """The ids of the tokens, checked."""
     vocab: dict[str, Any] = fields.inner("vocab").values
-    if set(map(type, vocab.values())) - {int} or min(vocab.values(), default=0) < 0 or max(vocab.values(), default=0) > HIGHEST_ID:
+    if (
+        set(map(type, vocab.values())) - {int}
+        or min(vocab.values(), default=0) < 0
+        or max(vocab.values(), default=0) > HIGHEST_ID
+    ):
         for token, id in vocab.items():
             if type(id) is not int or not 0 <= id <= HIGHEST_ID:
                 raise TokenizerError(
@@ -176,7 +185,7 @@ def read_vocab(fields: Fields) -> dict[str, int]:
 
 def read_merges(fields: Fields, vocab: dict[str, int]) -> tuple[dict[int, int], list[int]]:
     """The rank of each pair, `left << 32 | right`, and the symbol that each rank makes."""
-    entries: list[Any] = fields.list("merges")
+    entries: list[Any] = fields.entries("merges")
     kinds = set(map(type, entries))
     if kinds == {str}:
         entries = [entry for entry in entries if not entry.startswith("#version")]
@@ -197,7 +206,9 @@ def read_merges(fields: Fields, vocab: dict[str, int]) -> tuple[dict[int, int], 
     return dict(zip(keys, range(len(merged)), strict=True)), merged
 
 
-def wrong_merge(fields: Fields, entries: list[Any], pairs: list[Any], vocab: dict[str, int]) -> TokenizerError:
+def wrong_merge(
+    fields: Fields, entries: list[Any], pairs: list[Any], vocab: dict[str, int]
+) -> TokenizerError:
     """The error that names the first merge that makes no sense."""
     for place, (entry, pair) in enumerate(zip(entries, pairs, strict=True)):
         where = f"{fields.where}.merges[{place}] is {show(entry)}"

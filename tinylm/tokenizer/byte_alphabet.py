@@ -29,7 +29,7 @@ def to_alphabet(text: str) -> str:
 
 
 def from_alphabet(token: str) -> bytes:
-    """The bytes that a token stands for: `"Ã©Ġ"` -> `b"\\xc3\\xa9 "`.
+    """The bytes that a token stands for: those of `é` and a space for `"Ã©Ġ"`.
 
     A token with a character outside the alphabet, as added tokens have, stands for its own UTF-8 bytes.
     """

@@ -11,11 +11,10 @@ import codecs
 from collections.abc import Callable
 from typing import Protocol
 
-from tinylm.errors import TokenizerError
-
 from .byte_alphabet import from_alphabet
 from .fields import Fields
 from .patterns import Pattern
+from .pre_tokenizers import read_scheme
 
 
 class Stage(Protocol):
@@ -129,6 +128,27 @@ class StripEnds:
         return []
 
 
+class Unspace:
+    """Metaspace: its character becomes a space, and nothing in the first token if it was put in front."""
+
+    def __init__(self, space: str, prepended: bool, fused: bool) -> None:
+        self._space = space
+        self._first = prepended
+        self._fused = fused
+
+    def feed(self, tokens: list[str]) -> list[str]:
+        """The changed tokens."""
+        changed = []
+        for token in tokens:
+            changed.append(token.replace(self._space, "" if self._first else " "))
+            self._first = self._first and self._fused
+        return changed
+
+    def finish(self) -> list[str]:
+        """Nothing: nothing is held back."""
+        return []
+
+
 class Hold:
     """A change of the whole text that cannot be made before all of it is there."""
 
@@ -211,6 +231,8 @@ def read(fields: Fields | None) -> Decoder:
                 fused = True
             case "Strip":
                 stages.append(read_strip(part, fused))
+            case "Metaspace":
+                stages.append(read_metaspace(part, fused))
             case "Replace":
                 stages.append(read_replace(part, fused))
             case _:
@@ -235,21 +257,17 @@ def read_strip(fields: Fields, fused: bool) -> Decoder:
 
 def read_replace(fields: Fields, fused: bool) -> Decoder:
     """Replace, in every token or in the whole text."""
-    content = fields.text("content")
-    plain = fields.inner("pattern").values.get("String")
-    if isinstance(plain, str) and plain:
-        if len(plain) == 1 or not fused:
-            return lambda: Each(lambda token: token.replace(plain, content))
-        return lambda: Hold(lambda text: text.replace(plain, content))
-    pattern = Pattern.read(fields)
+    pattern, content = Pattern.read(fields), fields.text("content")
 
     def change(token: str) -> str:
-        text, done = "", 0
-        for start, end in pattern.matches(token):
-            text, done = text + token[done:start] + content, end
-        return text + token[done:]
+        return pattern.replace(token, content)
 
-    return (lambda: Hold(change)) if fused else (lambda: Each(change))
+    if fused and len(pattern.literal) != 1:
+        return lambda: Hold(change)
+    return lambda: Each(change)
 
 
-_ = TokenizerError
+def read_metaspace(fields: Fields, fused: bool) -> Decoder:
+    """Metaspace, in every token or in the whole text."""
+    space, scheme, _ = read_scheme(fields)
+    return lambda: Unspace(space, scheme != "never", fused)

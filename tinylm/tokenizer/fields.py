@@ -46,7 +46,7 @@ class Fields:
             raise TokenizerError(f"{self.where}.{key} is {found}; it must be an integer of at least 0")
         return found
 
-    def list(self, key: str, default: list[object] = _REQUIRED) -> list[object]:
+    def entries(self, key: str, default: list[object] = _REQUIRED) -> list[object]:
         """A list of anything."""
         return self.value(key, list, "a list", default)
 
@@ -61,7 +61,9 @@ class Fields:
         """One of some strings."""
         found = self.text(key, default)
         if found not in choices:
-            raise TokenizerError(f"{self.where}.{key} is {show(found)}; it must be one of {', '.join(choices)}")
+            raise TokenizerError(
+                f"{self.where}.{key} is {show(found)}; it must be one of {', '.join(choices)}"
+            )
         return found
 
     def inner(self, key: str) -> Fields:
@@ -70,7 +72,9 @@ class Fields:
 
     def parts(self, key: str) -> list[Fields]:
         """The objects of a list."""
-        return [Fields(value, f"{self.where}.{key}[{place}]") for place, value in enumerate(self.list(key))]
+        return [
+            Fields(value, f"{self.where}.{key}[{place}]") for place, value in enumerate(self.entries(key))
+        ]
 
     def unsupported(self, what: str, choices: Iterable[str]) -> TokenizerError:
         """The error of a part whose type nobody here knows."""

@@ -126,15 +126,17 @@ def read_template(fields: Fields, vocabulary: frozenset[int] | set[int]) -> Temp
     for part in fields.parts("single"):
         if "Sequence" in part.values:
             if part.inner("Sequence").choice("id", ("A", "B")) == "B":
-                raise TokenizerError(f"{part.where} asks for a second text; the template of a single one has none")
+                raise TokenizerError(
+                    f"{part.where} asks for a second text; the template of a single one has none"
+                )
             template.append(None)
             continue
         name = part.inner("SpecialToken").text("id")
         if name not in specials.values:
             raise TokenizerError(f"{part.where} names {show(name)}, which {specials.where} does not hold")
         special = specials.inner(name)
-        ids = special.list("ids")
-        tokens = special.list("tokens")
+        ids = special.entries("ids")
+        tokens = special.entries("tokens")
         for id in ids:
             if type(id) is not int or id not in vocabulary:
                 raise TokenizerError(f"{special.where}.ids holds {show(id)}, which is the id of no token")

@@ -14,7 +14,9 @@ from . import decoders, normalizers, pre_tokenizers
 from .added_tokens import AddedToken, Cutter
 from .aligned import Aligned
 from .bpe import BytePairEncoding, Ids
+from .byte_alphabet import to_alphabet
 from .fields import Fields, show
+from .folder import read_beside, read_text, tokenizer_file
 from .post_processors import Encoding, PostProcessor
 
 LONGEST_KEPT = 128
@@ -49,26 +51,35 @@ class Tokenizer:
         self._normalizer = self._part(fields, "normalizer", normalizers.read)
         self._pre_tokenizer = self._part(fields, "pre_tokenizer", pre_tokenizers.read)
         self._read_added(fields)
-        self._as_bytes = False
-        last = pre_tokenizers.last_part(self._pre_tokenizer)
-        if isinstance(last, pre_tokenizers.ByteLevel):
-            last.spelled = False
-            self._as_bytes = True
+        self._as_bytes = pre_tokenizers.leave_bytes_to_model(self._pre_tokenizer)
+        self._asks_for_places = pre_tokenizers.asks_for_places(
+            self._pre_tokenizer, normalizes=self._normalizer is not None
+        )
         self._decoder = decoders.read(self._optional(fields, "decoder"))
         self._post_processor = PostProcessor(self._optional(fields, "post_processor"), set(self._tokens))
         self._words: dict[str, Ids] = {}
-        self._segments: dict[str, Ids] = {}
+        self._parts: dict[str, Ids] = {}
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
         """Read a tokenizer.json."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise TokenizerError(f"{path} cannot be read: {error.strerror or error}") from None
-        except UnicodeDecodeError as error:
-            raise TokenizerError(f"{path} is not UTF-8: {error}") from None
-        return cls.from_json(text)
+        return cls.from_json(read_text(Path(path)))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Tokenizer:
+        """Read the tokenizer.json of a model's folder and what stands beside it.
+
+        That is tokenizer_config.json (kept as `config`), special_tokens_map.json and chat_template.jinja,
+        each of which may be missing.
+        """
+        tokenizer = cls.from_file(tokenizer_file(Path(folder)))
+        beside = read_beside(Path(folder))
+        tokenizer.config = beside.config
+        tokenizer.chat_template = beside.chat_template
+        tokenizer.bos_token = beside.special_tokens.get("bos_token")
+        tokenizer.eos_token = beside.special_tokens.get("eos_token")
+        tokenizer.pad_token = beside.special_tokens.get("pad_token")
+        return tokenizer
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
@@ -91,7 +102,7 @@ class Tokenizer:
         """Added tokens, in the order that decides between equals: special ones first."""
         entries = [
             AddedToken.read(Fields(value, f"tokenizer.json.added_tokens[{place}]"))
-            for place, value in enumerate(fields.list("added_tokens", []))
+            for place, value in enumerate(fields.entries("added_tokens", []))
         ]
         tokens = [token for token in entries if token.content]
         self._tokens = dict(self._model.tokens)
@@ -134,58 +145,63 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text."""
         check_text(text)
+        if self._asks_for_places:
+            return self.encode_with_offsets(text, add_special_tokens).ids
         ids: list[int] = []
-        for part in self._cut(self._raw_cutter, text):
+        for place, part in enumerate(self._cut(self._raw_cutter, text)):
             if isinstance(part, str):
-                ids += self._encode_normalized(self._normalized(part))
+                ids += self._encode_normalized(self._normalized(part), at_start=place == 0)
             else:
                 ids.append(part.id)
         return self._post_processor.ids(ids, add_special_tokens)
 
     def _cut(self, cutter: Cutter, text: str) -> list[str | AddedToken]:
+        """Text and tokens in their order; the first is text, which may be empty, unless a token is."""
         if cutter.plain:
             parts = cutter.split(text)
             return [cutter.tokens[part] if place % 2 else part for place, part in enumerate(parts)]
         return [text[span[0] : span[1]] if token is None else token for token, span in cutter.cut(text)]
 
-    def _encode_normalized(self, text: str) -> Iterable[int]:
+    def _encode_normalized(self, text: str, at_start: bool) -> Iterable[int]:
         """The ids of a normalized text between tokens that were cut out before."""
         cutter = self._cutter
-        if not cutter.tokens:
-            return self._encode_words(self._cut_words(text))
-        if not cutter.plain:
+        parts = cutter.split(text) if cutter.plain else []
+        if len(parts) == 1:
+            return self._encode_words(self._cut_words(text, at_start))
+        if not parts:
             ids: list[int] = []
-            for part in self._cut(cutter, text):
+            for place, part in enumerate(self._cut(cutter, text)):
                 if isinstance(part, str):
-                    ids += self._encode_words(self._cut_words(part))
+                    ids += self._encode_words(self._cut_words(part, at_start and place == 0))
                 else:
                     ids.append(part.id)
             return ids
-        parts = cutter.split(text)
-        if len(parts) == 1:
-            return self._encode_words(self._cut_words(text))
-        # A text between two of these tokens never is one of them, so that one memory serves both.
-        known = self._segments
-        if len(known) > MOST_KEPT:
-            known = self._segments = {}
-        if not known:
-            known.update((spelling, (token.id,)) for spelling, token in cutter.tokens.items())
-        new = {}
-        for part in set(parts) - known.keys():
-            ids_of_part = tuple(self._encode_words(self._cut_words(part)))
-            new[part] = ids_of_part
-        return look_up(parts, known, new)
+        if at_start:
+            return chain(self._encode_words(self._cut_words(parts[0], True)), self._encode_parts(parts[1:]))
+        return self._encode_parts(parts)
 
-    def _cut_words(self, text: str) -> list[str]:
+    def _encode_parts(self, parts: list[str]) -> Iterable[int]:
+        """The ids of added tokens and the texts between them, which are short where there are many."""
+        known = self._parts
+        if len(known) > MOST_KEPT:
+            known = self._parts = {}
+        if not known:
+            # A text between two of these tokens never is one of them, so that one memory serves both.
+            known.update((spelling, (token.id,)) for spelling, token in self._cutter.tokens.items())
+        new = {part: self._cut_words(part, False) for part in set(parts).difference(known)}
+        self._encode_words([word for words in new.values() for word in words])
+        return look_up(parts, known, {part: tuple(self._encode_words(words)) for part, words in new.items()})
+
+    def _cut_words(self, text: str, at_start: bool) -> list[str]:
         if not text:
             return []
-        return [text] if self._pre_tokenizer is None else self._pre_tokenizer.words(text)
+        return [text] if self._pre_tokenizer is None else self._pre_tokenizer.words(text, at_start)
 
     def _encode_words(self, words: list[str]) -> Iterable[int]:
         known = self._words
         if len(known) > MOST_KEPT:
             known = self._words = {}
-        new = set(words) - known.keys()
+        new = set(words).difference(known)
         return look_up(words, known, self._model.encode(new, self._as_bytes) if new else {})
 
     def encode_with_offsets(self, text: str, add_special_tokens: bool = True) -> Encoding:
@@ -218,8 +234,6 @@ class Tokenizer:
 
     def _add_word(self, encoding: Encoding, word: Aligned) -> None:
         if self._as_bytes:
-            from .byte_alphabet import to_alphabet
-
             word = word.mapped(map(to_alphabet, word.text))
         spans = word.by_byte()
         start = 0
@@ -246,7 +260,9 @@ class Tokenizer:
         for id in ids:
             token = self._tokens.get(id)
             if token is None:
-                raise TokenizerError(f"there is no token with the id {show(id)}; ids go up to {self.vocab_size - 1}")
+                raise TokenizerError(
+                    f"there is no token with the id {show(id)}; ids go up to {self.vocab_size - 1}"
+                )
             if id not in skipped:
                 tokens.append(token)
         return tokens
@@ -283,7 +299,9 @@ def look_up(words: list[str], known: dict[str, Ids], new: dict[str, Ids]) -> Ite
 def check_text(text: str) -> None:
     """Refuse what is no text: other types, and halves of surrogate pairs, which no UTF-8 can hold."""
     if not isinstance(text, str):
-        raise TokenizerError(f"the text to encode is {show(text)}, of type {type(text).__name__}; it must be a string")
+        raise TokenizerError(
+            f"the text to encode is {show(text)}, of type {type(text).__name__}; it must be a string"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -38,10 +38,11 @@ class Request:
 class Prompt:
     """A prompt that is read once, for all the answers to it."""
 
-    def __init__(self, ids: list[int], answers: int) -> None:
-        self.ids = ids
+    def __init__(self, request: Request) -> None:
         self.seconds = 0.0
-        self._answers = answers
+        self._ids = request.prompt_ids
+        self._room = len(request.prompt_ids) + request.limit
+        self._answers = request.parameters.num_return_sequences
         self._sequence: Sequence | None = None
         self._logits: Logits | None = None
 
@@ -51,11 +52,14 @@ class Prompt:
         if self._sequence is None or self._logits is None:
             started = time.perf_counter()
             self._sequence = engine.new_sequence()
-            self._logits = engine.prefill(self._sequence, self.ids, progress)
+            engine.reserve(self._sequence, self._room)
+            self._logits = engine.prefill(self._sequence, self._ids, progress)
             self.seconds = time.perf_counter() - started
         sequence, logits = self._sequence, self._logits
         if self._answers:
-            return engine.fork(sequence), logits
+            copy = engine.fork(sequence)
+            engine.reserve(copy, self._room)
+            return copy, logits
         self._sequence = self._logits = None
         return sequence, logits
 

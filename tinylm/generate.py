@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def continuations(request: Request, tokenizer: Tokenizer, vocab_size: int) -> list[Continuation]:
     """All answers to a request; they share one reading of the prompt."""
+    prompt = Prompt(request)
     count = request.parameters.num_return_sequences
-    prompt = Prompt(request.prompt_ids, count)
     return [Continuation(request, prompt, tokenizer, vocab_size, index) for index in range(count)]
 
 

@@ -95,8 +95,9 @@ class Sampler:
     def probabilities(self, logits: Logits) -> tuple[Places, NDArray[np.float64]]:
         """Logits (V,) float32 -> the ids (ascending) that a draw may give and their probabilities."""
         ids, weights = self._candidates(logits)
-        exact = weights.astype(np.float64)
-        return np.arange(weights.size) if ids is None else ids, exact / exact.sum()
+        places = np.flatnonzero(weights)
+        exact = weights[places].astype(np.float64)
+        return places if ids is None else ids[places], exact / exact.sum()
 
     def processed(self, logits: Logits) -> Logits:
         """Logits (V,) float32 -> the same after penalties and bans; a copy where there are any."""

@@ -382,6 +382,22 @@ def test_an_interrupt_keeps_what_was_shown_and_the_model(tokenizer: Tokenizer) -
     assert lm.generate("a").text == "xyz123"
 
 
+def test_an_interrupt_while_a_long_prompt_is_read(stories: LanguageModel) -> None:
+    told: list[tuple[int, int]] = []
+
+    def interrupt(done: int, total: int) -> None:
+        told.append((done, total))
+        raise KeyboardInterrupt
+
+    ids = stories.tokenizer.encode("Once upon a time " * 80)
+    expected = stories.generate(ids, max_new_tokens=8).ids
+    with pytest.raises(KeyboardInterrupt):
+        stories.generate(ids, max_new_tokens=8, progress=interrupt)
+    assert len(told) == 1
+    assert told[0][0] < told[0][1] == len(ids), "a long prompt is read in chunks"
+    assert stories.generate(ids, max_new_tokens=8).ids == expected
+
+
 def test_a_stream_is_lazy_and_may_be_left(tokenizer: Tokenizer) -> None:
     lm = scripted(tokenizer, {"a": ["xyz123", EOS]})
     with pytest.raises(ParameterError):

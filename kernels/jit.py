@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import secrets
 import sys
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import llvmlite
 import numba
+import numpy as np
 from numba import types
 from numba.core.caching import NullCache
 from numba.core.ccallback import CFunc
@@ -58,6 +61,18 @@ def cache_folder() -> Path:
     return home() / "kernels" / digest.hexdigest()[:16]
 
 
+def _identity(value: Any) -> Any:
+    """What tells a function from others of its name: the text of its file, and all that it closes over."""
+    function = getattr(value, "py_func", value)
+    if isinstance(function, FunctionType):
+        file = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
+        cells = [_identity(cell.cell_contents) for cell in function.__closure__ or ()]
+        return function.__module__, function.__qualname__, file, cells
+    if isinstance(value, (bool, int, float, str, np.generic)):
+        return type(value).__name__, repr(value)
+    return secrets.token_hex()  # nothing is known of it: always a miss, never another's code
+
+
 class KernelCache(NullCache):  # type: ignore[misc]
     """Compiled functions on disk, each with a checksum. What cannot be read or written is a miss.
 
@@ -68,11 +83,8 @@ class KernelCache(NullCache):  # type: ignore[misc]
         self._function = function
 
     def _path(self, signature: Any, codegen: Any) -> Path:
-        function = self._function
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-        constants = [value for value in cells if isinstance(value, (bool, int, float, str))]
-        key = (function.__module__, function.__qualname__, constants, str(signature), codegen.magic_tuple())
-        name = f"{function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
+        key = (_identity(self._function), str(signature), codegen.magic_tuple())
+        name = f"{self._function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
         return cache_folder() / name
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -40,7 +40,9 @@ def blocks(size: int) -> int:
 
 @pytest.mark.parametrize("kind", KINDS, ids=ACTIVATIONS)
 def test_activations_are_what_the_papers_say(kind: int) -> None:
-    x = np.concatenate([np.linspace(-12, 12, 6001), [-1e4, -100, -90, -50, 50, 90, 100, 1e4]]).astype(np.float32)
+    x = np.concatenate([np.linspace(-12, 12, 6001), [-1e4, -100, -90, -50, 50, 90, 100, 1e4]]).astype(
+        np.float32
+    )
     expected = np.array([definition(ACTIVATIONS[kind], value) for value in x.tolist()])
     out = np.empty_like(x)
     activate(kind, x, out, 0, blocks(len(x)))

@@ -32,7 +32,17 @@ from tinylm.kernels.attention import (
 )
 from tinylm.kernels.tile import LANES
 
-SHAPES = [(1, 1, 8), (8, 4, 8), (9, 3, 64), (6, 1, 20), (4, 4, 20), (3, 1, 128), (2, 2, 64), (40, 1, 8), (5, 1, 1)]
+SHAPES = [
+    (1, 1, 8),
+    (8, 4, 8),
+    (9, 3, 64),
+    (6, 1, 20),
+    (4, 4, 20),
+    (3, 1, 128),
+    (2, 2, 64),
+    (40, 1, 8),
+    (5, 1, 1),
+]
 """(H, Hkv, Dh)."""
 
 STEPS = {
@@ -191,7 +201,7 @@ def test_the_plan_covers_every_query_and_position_once(step: list[tuple[int, int
 
 @pytest.mark.parametrize("shape", [(8, 4, 8), (9, 3, 64), (2, 1, 20)], ids=str)
 def test_keys_and_values_go_to_their_places(shape: tuple[int, int, int]) -> None:
-    H, Hkv, Dh = shape
+    _, Hkv, Dh = shape
     case = Case(shape, STEPS["texts that join"])
     caches, arrays = case.caches()
     before = [array.copy() for array in arrays]

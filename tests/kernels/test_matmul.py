@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from tinylm.kernels.matmul import (
 from tinylm.kernels.tile import LANES, NARROW_LANES
 
 WIDTHS = (1, 7, 12, 13, 64, 172, 576)
-TOKENS = sorted({1, 2, 7, 8, 9, 16, 17, WIDE_FROM - 1, WIDE_FROM, LANES, LANES + 1, LANES + 9, 2 * LANES + 17, 100})
+TOKENS = sorted(
+    {1, 2, 7, 8, 9, 16, 17, WIDE_FROM - 1, WIDE_FROM, LANES, LANES + 1, LANES + 9, 2 * LANES + 17, 100}
+)
 
 
 def random_weight(N: int, K: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +99,7 @@ def test_who_does_which_share_changes_no_bit(T: int, N: int) -> None:
     x = random_tokens(T, 64)
     borders = sorted({*range(0, N, BLOCK_ROWS), N})
     whole = multiply(x, stored)
-    by_block = list(zip(borders, borders[1:], strict=False))
+    by_block = list(itertools.pairwise(borders))
     np.testing.assert_array_equal(multiply(x, stored, by_block[::-1]), whole)
     middle = borders[len(borders) // 2]
     np.testing.assert_array_equal(multiply(x, stored, [(middle, N), (0, middle)]), whole)

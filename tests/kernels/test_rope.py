@@ -58,9 +58,7 @@ def test_a_share_does_its_tokens_and_no_others() -> None:
 
 
 def test_the_angles_are_powers_of_theta() -> None:
-    np.testing.assert_allclose(
-        frequencies(8, 100_000.0), [1, 10**-1.25, 10**-2.5, 10**-3.75], rtol=1e-6
-    )
+    np.testing.assert_allclose(frequencies(8, 100_000.0), [1, 10**-1.25, 10**-2.5, 10**-3.75], rtol=1e-6)
     assert frequencies(8, 100_000.0).dtype == np.float32
 
 

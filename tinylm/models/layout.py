@@ -16,6 +16,7 @@ from tinylm.checkpoint import Checkpoint
 from tinylm.errors import CheckpointError
 from tinylm.formats import Matrix
 from tinylm.formats.float32 import Float32Matrix
+from tinylm.formats.int8 import SCALES, stored_shapes
 from tinylm.tensor_names import TensorNames
 from tinylm.weights import Weights
 
@@ -100,13 +101,18 @@ class ExpectedTensors(Weights):
         self._fit = fit
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        """Notes the matrix."""
-        self._note(name, shape)
+        """Notes the matrix, and its scales where the folder holds int8."""
+        stored = self._names.stored(name)
+        if stored + SCALES in self._checkpoint.tensors:
+            for part, part_shape in zip((stored, stored + SCALES), stored_shapes(shape), strict=True):
+                self._note(part, part_shape)
+        else:
+            self._note(stored, shape)
         return Float32Matrix(np.broadcast_to(np.float32(0), shape))
 
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
         """Notes the vector."""
-        self._note(name, (size,))
+        self._note(self._names.stored(name), (size,))
         return np.broadcast_to(np.float32(0), (size,))
 
     def same(self, name: str, other: str) -> bool:
@@ -118,8 +124,8 @@ class ExpectedTensors(Weights):
         tensors = self._checkpoint.tensors
         self._fit.extra = {name: tuple(tensors[name].shape) for name in self.left(ignorable)}
 
-    def _note(self, name: str, shape: Shape) -> None:
-        fit, stored = self._fit, self._names.stored(name)
+    def _note(self, stored: str, shape: Shape) -> None:
+        fit = self._fit
         found = self._checkpoint.tensors.get(stored)
         self._taken.add(stored)
         if found is None:

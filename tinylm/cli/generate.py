@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tinylm.cli import parsing
 from tinylm.cli.open_model import add_pull_options, locate, open_model
 from tinylm.cli.prompt import add_prompt_arguments, read_prompt, unescape
-from tinylm.cli.terminal import compile_notice, note
+from tinylm.cli.terminal import compile_notice, note, prompt_progress
 
 if TYPE_CHECKING:
     from tinylm.completion import Completion
@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         parameters["stop"] = [unescape(text) for text in parameters["stop"]]
     if arguments.logprobs is not None:
         parameters |= {"logprobs": True, "top_logprobs": arguments.logprobs}
+    if not arguments.quiet:
+        parameters["progress"] = prompt_progress
     folder = locate(arguments)
     with compile_notice(arguments.quiet):
         model, load_seconds = open_model(folder, arguments)
@@ -73,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             completions = model.generate_batch([prompt], **parameters)[0]
         else:
             completions = write(model, prompt, parameters, arguments)
-    report(model, completions, load_seconds, arguments)
+    report(model, prompt, completions, load_seconds, arguments)
     return 0
 
 
@@ -103,13 +105,23 @@ def write(
 
 
 def report(
-    model: LanguageModel, completions: list[Completion], load_seconds: float, arguments: argparse.Namespace
+    model: LanguageModel,
+    prompt: str,
+    completions: list[Completion],
+    load_seconds: float,
+    arguments: argparse.Namespace,
 ) -> None:
     """Print what was asked for beside the text: the JSON object, log-probabilities, figures, the seed."""
     from tinylm.cli import reports
 
     if arguments.json:
-        print(reports.as_json(model, completions, load_seconds, arguments.stats))
+        facts = {
+            "model": arguments.model,
+            "prompt": prompt,
+            "dtype": arguments.dtype,
+            "load_seconds": load_seconds,
+        }
+        print(reports.as_json(model, completions, facts))
     elif arguments.logprobs is not None:
         note(reports.logprob_table(model, completions))
     if arguments.stats:

@@ -70,6 +70,13 @@ class ProgressBar:
         self._stage, self._shown = "", 0.0
 
 
+def prompt_progress(done: int, total: int) -> None:
+    """On a terminal, a line that shows how far a long prompt is read and that vanishes at its end."""
+    if sys.stderr.isatty() and total > 512:
+        line = f"reading the prompt, {done:,} of {total:,} tokens" if done < total else ""
+        print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def compile_notice(quiet: bool = False) -> Iterator[list[tuple[str, float]]]:
     """Say on standard error that kernels are being compiled, and which; yields what was compiled so far."""

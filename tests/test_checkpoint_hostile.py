@@ -148,18 +148,16 @@ def test_weights_that_are_a_pipe(tmp_path):
         Checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_unreadable_file(tmp_path, monkeypatch, name):
+def refuse(*arguments, **keywords):
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("name", "opener"), [("model.safetensors", "builtins.open"), ("config.json", "pathlib.Path.read_text")]
+)
+def test_unreadable_file(tmp_path, monkeypatch, name, opener):
     write_folder(tmp_path, {"a": np.ones(1)})
-    true_open = open
-
-    def refusing_open(file, *arguments, **keywords):
-        if str(file).endswith(name):
-            raise PermissionError(13, "Permission denied", str(file))
-        return true_open(file, *arguments, **keywords)
-
-    monkeypatch.setattr("builtins.open", refusing_open)
-    monkeypatch.setattr("io.open", refusing_open)  # what Path.read_text calls
+    monkeypatch.setattr(opener, refuse)
     with pytest.raises(CheckpointError, match=rf"{name}: cannot be read: Permission denied"):
         Checkpoint(tmp_path)
 

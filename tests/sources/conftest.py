@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-gguf = pytest.importorskip("gguf")
-
 HF_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -94,6 +92,8 @@ class SmallModel:
 
     def write(self, file: Path) -> dict[str, np.ndarray]:
         """Writes the GGUF file with the library's own writer; returns what an import should give."""
+        import gguf
+
         writer = gguf.GGUFWriter(file, self.architecture)
         writer.add_block_count(self.layers)
         writer.add_context_length(128)

@@ -31,6 +31,9 @@ def plain(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
+@pytest.mark.skipif(
+    not hasattr(gguf.ReaderField, "contents"), reason="an older gguf, whose reader gives parts"
+)
 def test_equals_the_library(tmp_path, small_model):
     small_model(type="Q8_0", metadata=METADATA).write(tmp_path / "m.gguf")
     library = gguf.GGUFReader(tmp_path / "m.gguf")

@@ -26,7 +26,7 @@ DESCRIPTIONS = {
     "smollm2-135m-instruct": "135 million parameters; writes and chats in English; Apache-2.0",
 }
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[\w./-]+)?")
 HUB = "tinylm.sources.hub"
 """The module that knows the model hub, once there is one: `resolve_hub(id, offline) -> Path`."""
 

@@ -8,6 +8,8 @@ import math
 import os
 import secrets
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield partial
         if folder.exists():
             folder.rmdir()
-        partial.rename(folder)
+        _rename(partial, folder)
 
 
 @contextmanager
@@ -126,6 +128,17 @@ def write_safetensors(
             assert stream.tell() == end, f"{tensor.name}: {stream.tell()} bytes written, {end} promised"
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _rename(partial: Path, folder: Path) -> None:
+    """Renames; on Windows patiently, because a virus scanner may hold a new file open for a moment."""
+    for _ in range(20 if sys.platform == "win32" else 0):
+        try:
+            partial.rename(folder)
+            return
+        except PermissionError:
+            time.sleep(0.1)
+    partial.rename(folder)
 
 
 def _is_empty_folder(folder: Path) -> bool:

@@ -89,6 +89,15 @@ class Checkpoint:
             return stored.astype(np.float32)
         raise CheckpointError(f"{info.file}: tensor {name!r} holds {info.dtype}, where floats are expected")
 
+    def release(self, name: str) -> None:
+        """Tells the system that a tensor's pages are not needed soon; reading them again brings them back."""
+        info = self._info(name)
+        map_ = self._maps.get(info.file)
+        if map_ is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        begin = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
+        map_.madvise(mmap.MADV_DONTNEED, begin, info.offset + info.nbytes - begin)
+
     def close(self) -> None:
         """Lets the files go. Arrays that were handed out stay valid: each keeps its map alive."""
         self._closed = True

@@ -179,9 +179,9 @@ def _waits(rows: list[Row], slots: dict[str, int]) -> NDArray[np.bool_]:
 class Executor:
     """Runs a program on a team of threads. One caller at a time; the engine sees to that."""
 
-    def __init__(self, program: Program, threads: int | None = None) -> None:
+    def __init__(self, program: Program, team: Team) -> None:
         self.program = program
-        self.team = Team(threads)
+        self.team = team
         self._tables = [_Table(program, single, self.team.threads) for single in (False, True)]
         self._rope = np.zeros((0, 2 * len(program.inverse_frequencies)), np.float32)
 

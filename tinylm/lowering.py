@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinylm.formats import array_operands
-from tinylm.kernels import activation, attention, matmul, norm, rope, rows
+from tinylm.formats import Matrix, array_operands
+from tinylm.kernels import activation, attention, norm, rope, rows
 from tinylm.kernels.jit import Operation as Kernel
-from tinylm.kernels.tile import NARROW_LANES
 from tinylm.program import Buffer, Operation, Program
 
 CHUNK_BYTES = 48 * 1024
-"""Bytes of weights that a thread takes at a time: some microseconds of memory bandwidth."""
+"""Bytes of weights that a thread takes at a time in a step of one token: a microsecond or two of bandwidth."""
+
+CHUNK_ROWS = 64
+"""Rows that a thread takes at a time in a step of several tokens: they stay in its cache meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -110,25 +112,31 @@ class Lowering:
     def _lower_matmul(self, operation: Operation) -> None:
         matrix, x, out = operation.matrix, operation.inputs[0], operation.output
         assert matrix is not None
-        N, K = matrix.shape
-        most = max(matmul.BLOCK_ROWS, CHUNK_BYTES * N // matrix.nbytes)
-        if self.single:
-            operands = [x, *matrix.operands(), out]
-            self._row(matrix.matvec, N, operands, (x,), out, grain=matmul.BLOCK_ROWS, most=most)
-        else:
-            packed = self._pack(matrix.pack, matrix.format, x)
-            operands = [packed, *matrix.operands(), out]
-            self._row(matrix.matmul, N, operands, (packed,), out, grain=matmul.BLOCK_ROWS, most=48)
+        if matrix.pack_single or not self.single:
+            x = self._pack(matrix, x)
+        rows_of_chunk = CHUNK_BYTES * matrix.shape[0] // matrix.nbytes if self.single else CHUNK_ROWS
+        self._row(
+            matrix.matvec if self.single else matrix.matmul,
+            matrix.shape[0],
+            [x, *matrix.operands(), out],
+            (x,),
+            out,
+            grain=matrix.grain,
+            most=rows_of_chunk,
+        )
         if "bias" in operation.vectors:
             operands = [out, *array_operands(operation.vectors["bias"])]
             self._row(rows.add_bias_operation, Live(out.rows), operands, (out,), out)
 
-    def _pack(self, kernel: Kernel, format: str, x: Buffer) -> Buffer:
+    def _pack(self, matrix: Matrix, x: Buffer) -> Buffer:
         """The packed form of a buffer, made once for all the matrices that it meets."""
-        key = (x.name, kernel.name)
+        key = (x.name, matrix.pack.name)
         if key not in self.packed:
-            packed = self.packed[key] = Buffer(f"{x.name}.packed.{format}", f"packed {x.rows}", x.width)
-            self._row(kernel, Live(x.rows, 1, NARROW_LANES), [x, packed], (x,), packed)
+            packed = self.packed[key] = Buffer(
+                f"{x.name}.{matrix.pack.name}", f"packed {x.rows}", matrix.pack_width()
+            )
+            units, tokens = matrix.pack_units()
+            self._row(matrix.pack, Live(x.rows, units, tokens), [x, packed], (x,), packed)
         return self.packed[key]
 
     def _lower_heads(self, operation: Operation) -> None:

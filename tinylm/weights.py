@@ -30,7 +30,13 @@ class Weights:
     calls its tensors otherwise; every method takes the architecture's own names. team: who quantizes.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str = "auto", names: TensorNames | None = None, team: Team | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: str = "auto",
+        names: TensorNames | None = None,
+        team: Team | None = None,
+    ) -> None:
         if dtype not in DTYPES:
             raise ParameterError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
         self._checkpoint = checkpoint

@@ -25,16 +25,28 @@ class Matrix(Protocol):
     """The name of the format, such as "float32"."""
 
     take: Operation
-    """Rows by index: operands (this matrix), indices (2), out (3)."""
+    """Rows by index: operands (this matrix), indices (2), out (3). A unit is one index."""
 
     matvec: Operation
-    """One token: operands x (3), (this matrix), out (3). A unit is one row."""
+    """One token: operands x or packed (3), (this matrix), out (3). A unit is one row."""
 
     matmul: Operation
     """Several tokens: operands packed (3), (this matrix), out (3). A unit is one row."""
 
     pack: Operation
-    """Makes `packed` of x: operands x (3), packed (3). A unit is NARROW_LANES tokens."""
+    """Makes `packed` of x: operands x (3), packed (3). Units: see `pack_units`."""
+
+    pack_single: bool
+    """Whether one token must be packed too."""
+
+    grain: int
+    """Shares of the rows begin at multiples of this."""
+
+    def pack_width(self) -> int:
+        """Places (of 4 bytes) of a packed token."""
+
+    def pack_units(self) -> tuple[int, int]:
+        """Units of `pack` a token, as a fraction."""
 
     def operands(self) -> list[int]:
         """The matrix as operands of its operations: addresses and sizes."""

@@ -6,8 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.formats import array_operands
-from tinylm.kernels.matmul import matmul_bfloat16_operation, matvec_bfloat16_operation, pack_operation
+from tinylm.kernels.matmul import (
+    BLOCK_ROWS,
+    matmul_bfloat16_operation,
+    matvec_bfloat16_operation,
+    pack_operation,
+)
 from tinylm.kernels.rows import take_bfloat16_operation
+from tinylm.kernels.tile import NARROW_LANES
 
 
 class BFloat16Matrix:
@@ -18,11 +24,21 @@ class BFloat16Matrix:
     matvec = matvec_bfloat16_operation
     matmul = matmul_bfloat16_operation
     pack = pack_operation
+    pack_single = False
+    grain = BLOCK_ROWS
 
     def __init__(self, bits: NDArray[np.uint16]) -> None:
         self._bits = bits
         self.shape: tuple[int, int] = bits.shape
         self.nbytes = bits.nbytes
+
+    def pack_width(self) -> int:
+        """K: packed tokens are float32 too."""
+        return self.shape[1]
+
+    def pack_units(self) -> tuple[int, int]:
+        """A unit is NARROW_LANES tokens."""
+        return 1, NARROW_LANES
 
     def operands(self) -> list[int]:
         """Address, N, K."""

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.formats import array_operands
-from tinylm.kernels.matmul import matmul_operation, matvec_operation, pack_operation
+from tinylm.kernels.matmul import BLOCK_ROWS, matmul_operation, matvec_operation, pack_operation
 from tinylm.kernels.rows import take_operation
+from tinylm.kernels.tile import NARROW_LANES
 
 
 class Float32Matrix:
@@ -18,11 +19,21 @@ class Float32Matrix:
     matvec = matvec_operation
     matmul = matmul_operation
     pack = pack_operation
+    pack_single = False
+    grain = BLOCK_ROWS
 
     def __init__(self, weights: NDArray[np.float32]) -> None:
         self._weights = weights
         self.shape: tuple[int, int] = weights.shape
         self.nbytes = weights.nbytes
+
+    def pack_width(self) -> int:
+        """K: packed tokens are float32 too."""
+        return self.shape[1]
+
+    def pack_units(self) -> tuple[int, int]:
+        """A unit is NARROW_LANES tokens."""
+        return 1, NARROW_LANES
 
     def operands(self) -> list[int]:
         """Address, N, K."""

@@ -1,0 +1,219 @@
+"""The register tile of int8 weights: a few tokens times blocks of 16 rows, over all columns.
+
+Sums are int32 within a group of columns; at its end they are scaled to float32 and added to the result. An
+activation is one or two bytes: the planes of 256 * high + low, which meet the same loaded weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinylm.kernels.dot import COLUMNS, DOT, ROWS
+from tinylm.kernels.simd import FLOAT, INT16, INT32, INT64, pointer
+
+GROUP = 64
+"""Columns that share a scale, of weights and of activations."""
+
+STEPS = GROUP // COLUMNS
+PARTS = ROWS // DOT.lanes
+"""Registers of a block."""
+
+IN_REGISTERS = 4
+"""Up to so many float32 registers of results stay in registers from group to group; more go to memory."""
+
+
+class _Tile:
+    """Writes one tile: `tokens` x `planes` activations times `blocks` blocks of 16 rows."""
+
+    def __init__(self, builder: ir.IRBuilder, shape: tuple[int, int, int], arguments: list[ir.Value]) -> None:
+        self.builder = builder
+        self.tokens, self.planes, self.blocks = shape
+        (self.weights, self.block_stride, self.x, self.token_stride, self.plane_stride, self.scales,
+         self.scale_stride, self.x_scale, self.x_scale_stride, self.x_sums, self.x_sum_stride,
+         self.x_sum_plane, self.out, self.out_stride) = arguments  # fmt: skip
+        self.floats, self.shorts = ir.VectorType(FLOAT, DOT.lanes), ir.VectorType(INT16, DOT.lanes)
+        self.registers = [(b, part) for b in range(self.blocks) for part in range(PARTS)]
+        self.activations = [(t, p) for t in range(self.tokens) for p in range(self.planes)]
+
+    def at(self, base: ir.Value, *terms: tuple[ir.Value, int | ir.Value]) -> ir.Value:
+        """base + the sum of stride * count."""
+        for stride, count in terms:
+            factor = INT64(count) if isinstance(count, int) else count
+            base = self.builder.add(base, self.builder.mul(stride, factor))
+        return base
+
+    def load(self, address: ir.Value, of: ir.Type, align: int = 1) -> ir.Value:
+        return self.builder.load(pointer(self.builder, address, of), align=align)
+
+    def spread(self, value: ir.Value, of: ir.Type) -> ir.Value:
+        """A number in every lane."""
+        undefined = ir.Constant(of, ir.Undefined)
+        zeros = ir.Constant(DOT.integers, [0] * DOT.lanes)
+        first = self.builder.insert_element(undefined, value, INT32(0))
+        return self.builder.shuffle_vector(first, undefined, zeros)
+
+    def constant(self, value: int) -> ir.Constant:
+        return ir.Constant(DOT.integers, [value] * DOT.lanes)
+
+    def first_sums(self, group: ir.Value) -> dict[Any, ir.Value]:
+        """What the int32 sums of a group begin with: zero, or what the offset of the weights has to be paid."""
+        if not DOT.offset:
+            return {(a, r): self.constant(0) for a in self.activations for r in self.registers}
+        sums = {}
+        for t, p in self.activations:
+            address = self.at(self.x_sums, (INT64(4), group), (self.x_sum_stride, t), (self.x_sum_plane, p))
+            total = self.builder.mul(self.load(address, INT32, 4), INT32(-DOT.offset))
+            for register in self.registers:
+                sums[(t, p), register] = self.spread(total, DOT.integers)
+        return sums
+
+    def step(self, number: ir.Value, sums: dict[Any, ir.Value]) -> None:
+        """Four columns: `number` counts them from the first."""
+        builder = self.builder
+        met = {}
+        for b, part in self.registers:
+            address = self.at(self.weights, (INT64(COLUMNS * ROWS), number), (self.block_stride, b))
+            address = builder.add(address, INT64(COLUMNS * DOT.lanes * part))
+            met[b, part] = DOT.weights(builder, self.load(address, DOT.bytes))
+        for t, p in self.activations:
+            address = self.at(
+                self.x, (INT64(COLUMNS), number), (self.token_stride, t), (self.plane_stride, p)
+            )
+            four = DOT.activations(builder, self.load(address, INT32))
+            for register, weights in met.items():
+                sums[(t, p), register] = DOT.add(builder, sums[(t, p), register], weights, four)
+
+    def finish(
+        self, group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
+    ) -> dict[Any, ir.Value]:
+        """The results with a group's sums, scaled, added."""
+        builder = self.builder
+        kind = ir.FunctionType(self.floats, [self.floats] * 3)
+        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{DOT.lanes}f32")
+        new = {}
+        for b, part in self.registers:
+            address = self.at(self.scales, (INT64(2 * ROWS), group), (self.scale_stride, b))
+            bits = self.load(builder.add(address, INT64(2 * DOT.lanes * part)), self.shorts, 2)
+            scale = builder.bitcast(
+                builder.shl(builder.zext(bits, DOT.integers), self.constant(16)), self.floats
+            )
+            for t in range(self.tokens):
+                total = sums[(t, 0), (b, part)]
+                if self.planes == 2:
+                    total = builder.add(builder.shl(total, self.constant(8)), sums[(t, 1), (b, part)])
+                factor = self.load(
+                    self.at(self.x_scale, (INT64(4), group), (self.x_scale_stride, t)), FLOAT, 4
+                )
+                factor = builder.fmul(scale, self.spread(factor, self.floats))
+                key = t, (b, part)
+                new[key] = builder.call(fma, [builder.sitofp(total, self.floats), factor, results[key]])
+        return new
+
+    def place(self, t: int, register: tuple[int, int]) -> ir.Value:
+        """Where a register of results goes."""
+        b, part = register
+        address = self.at(self.out, (self.out_stride, t))
+        return pointer(
+            self.builder, self.builder.add(address, INT64(4 * (ROWS * b + DOT.lanes * part))), self.floats
+        )
+
+    def loop(
+        self, begin: ir.Value, end: ir.Value, state: dict[Any, ir.Value], body: Any
+    ) -> dict[Any, ir.Value]:
+        """`state = body(index, state)` for begin <= index < end."""
+        builder = self.builder
+        before, check = builder.block, builder.append_basic_block()
+        inside, after = builder.append_basic_block(), builder.append_basic_block()
+        builder.branch(check)
+        builder.position_at_end(check)
+        index = builder.phi(INT64)
+        index.add_incoming(begin, before)
+        held = {}
+        for key, value in state.items():
+            held[key] = builder.phi(value.type)
+            held[key].add_incoming(value, before)
+        builder.cbranch(builder.icmp_signed("<", index, end), inside, after)
+        builder.position_at_end(inside)
+        new = body(index, dict(held))
+        index.add_incoming(builder.add(index, INT64(1)), builder.block)
+        for key, value in new.items():
+            held[key].add_incoming(value, builder.block)
+        builder.branch(check)
+        builder.position_at_end(after)
+        return held
+
+    def emit(self, groups: ir.Value, tail: ir.Value) -> None:
+        """All whole groups, then a last one of `tail` steps; adds to what stands in the result."""
+        builder = self.builder
+        keys = [(t, register) for register in self.registers for t in range(self.tokens)]
+        kept = len(keys) <= IN_REGISTERS
+        unrolled = STEPS if kept else 1  # unrolled, the larger tiles run out of registers
+
+        def add_up(
+            group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
+        ) -> dict[Any, ir.Value]:
+            if kept:
+                return self.finish(group, sums, results)
+            loaded = {key: builder.load(self.place(*key), align=4) for key in keys}
+            for key, value in self.finish(group, sums, loaded).items():
+                builder.store(value, self.place(*key), align=4)
+            return {}
+
+        def whole(group: ir.Value, results: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
+            sums = self.first_sums(group)
+            first = builder.mul(group, INT64(STEPS))
+
+            def some(number: ir.Value, sums: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
+                for step in range(unrolled):
+                    here = builder.add(builder.mul(number, INT64(unrolled)), INT64(step))
+                    self.step(builder.add(first, here), sums)
+                return sums
+
+            sums = self.loop(INT64(0), INT64(STEPS // unrolled), sums, some)
+            return add_up(group, sums, results)
+
+        def part(_: ir.Value, results: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
+            first = builder.mul(groups, INT64(STEPS))
+
+            def one(step: ir.Value, sums: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
+                self.step(builder.add(first, step), sums)
+                return sums
+
+            sums = self.loop(INT64(0), tail, self.first_sums(groups), one)
+            return add_up(groups, sums, results)
+
+        first = {key: builder.load(self.place(*key), align=4) for key in keys} if kept else {}
+        results = self.loop(INT64(0), groups, first, whole)
+        is_part = builder.zext(builder.icmp_signed(">", tail, INT64(0)), INT64)
+        results = self.loop(INT64(0), is_part, results, part)
+        for key, value in results.items():
+            builder.store(value, self.place(*key), align=4)
+
+
+def make_tile(tokens: int, planes: int, blocks: int) -> Any:
+    """The tile of a shape, as an intrinsic of int64: addresses, and strides in bytes.
+
+    Whole groups and 4-column steps of the last one; the weights and the stride of their blocks; the planes of
+    the activations, their strides by token and by plane; the scales of the weights (bfloat16) and the stride
+    of their blocks; the scales of the activations and their stride by token; the sums of each group of
+    activations (int32), their strides by token and by plane; the result and its stride by token.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def tile(
+        typingctx: Any, groups: Any, tail: Any, weights: Any, block_stride: Any, x: Any, token_stride: Any,
+        plane_stride: Any, scales: Any, scale_stride: Any, x_scale: Any, x_scale_stride: Any, x_sums: Any,
+        x_sum_stride: Any, x_sum_plane: Any, out: Any, out_stride: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            _Tile(builder, (tokens, planes, blocks), arguments[2:]).emit(*arguments[:2])
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 16), generate
+
+    return tile

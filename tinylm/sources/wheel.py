@@ -184,8 +184,10 @@ def _reason(log: Path, into: Path) -> str:
     broken = [
         re.sub(r".*connection broken by ", "no connection: ", line) for line in lines if "broken by" in line
     ]
+    # After an exception of its own pip prints a traceback, whose last line says what happened.
+    errors = [error for error in errors if error != "Exception:"]
     other = [] if errors else [line.strip() for line in lines if line.strip()][-1:]
-    arrived = [f"pip brought {file.name} instead" for file in into.iterdir()]
+    arrived = [f"pip brought {file.name} instead" for file in into.glob("*")]
     reasons = [*broken[-1:], *errors, *other, *arrived] or ["pip gave no reason"]
     return "; ".join(reasons) + ". It comes from pip's configured index (`pip config list`)"
 

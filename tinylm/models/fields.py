@@ -77,6 +77,16 @@ class Fields:
             if value is not None and value not in values:
                 raise CheckpointError(f"config.json: {name!r} is {value!r}, which is not supported")
 
+    def refuse_quantization(self) -> None:
+        """Other tools' quantized checkpoints; our own name their method, and their tensors say the rest."""
+        found = self._config.get("quantization_config")
+        method = found.get("quant_method") if isinstance(found, dict) else found
+        if method is not None and (method != "tinylm" or found.get("version") != 1):
+            raise CheckpointError(
+                f"config.json: 'quantization_config' of method {method!r} is not supported; take the model's "
+                "unquantized folder, and 'tinylm quantize' if it shall be smaller"
+            )
+
     def heads(self) -> tuple[int, int, int]:
         """(heads, key/value heads, head_dim): checked to fit each other, `head_dim` as written if it is."""
         heads = self.size("num_attention_heads")

@@ -48,7 +48,7 @@ class Config:
 def read_config(config: Mapping[str, Any]) -> Config:
     """The config of a config.json. Raises CheckpointError for what is missing, odd or not supported."""
     fields = Fields(config)
-    fields.refuse(quantization_config=())
+    fields.refuse_quantization()
     heads = fields.size("num_attention_heads")
     head_dim = fields.split_width(heads)
     rope = fields.rope("rotary_emb_base", partial_name="rotary_pct", default_partial=0.25)

@@ -150,6 +150,18 @@ def test_the_config_keeps_special_tokens_and_chat_template(tmp_path, write_token
     assert config["model_max_length"] == 128
 
 
+def test_named_chat_templates_are_kept(tmp_path, small_model):
+    keys = {"tokenizer.chat_template": "{{ a }}", "tokenizer.chat_template.tool_use": "{{ b }}"}
+    small_model(metadata=keys).write(tmp_path / "m.gguf")
+    config = json.loads(
+        (import_gguf(tmp_path / "m.gguf", tmp_path / "m") / "tokenizer_config.json").read_text()
+    )
+    assert config["chat_template"] == [  # as transformers writes more than one
+        {"name": "default", "template": "{{ a }}"},
+        {"name": "tool_use", "template": "{{ b }}"},
+    ]
+
+
 def test_user_defined_tokens_are_added_but_not_special(tmp_path, write_tokenizer):
     tokens = ["<s>", "a", "b", "ab", "a b\n", "[PAD5]"]
     file = write_tokenizer(tokens, token_type=[3, 1, 1, 1, 4, 5], merges=["a b"], pre="gpt-2")

@@ -42,8 +42,9 @@ def wants(name: str) -> bool:
 
     if not can_ask():
         return False
-    model = next(model for model in catalog.list_models() if model.name == name)
-    return ask(f"{name} is not here yet; fetch it ({model.source}, {size(model.nbytes)} on disk)?")
+    model = next((model for model in catalog.list_models() if model.name == name), None)
+    what = "from the Hugging Face hub" if model is None else f"{model.source}, {size(model.nbytes)} on disk"
+    return ask(f"{name} is not here yet; fetch it ({what})?")
 
 
 def open_model(folder: Path, arguments: argparse.Namespace) -> tuple[LanguageModel, float]:

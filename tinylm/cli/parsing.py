@@ -8,7 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 BUNDLED_MODEL = "stories260k"
-FORMATS = ("auto", "float32", "bfloat16")
+FORMATS = ("auto", "float32", "bfloat16", "int8")
 
 
 class Parser(argparse.ArgumentParser):

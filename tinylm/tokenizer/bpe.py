@@ -7,20 +7,25 @@ Source: Sennrich, Haddow and Birch 2016, arXiv:1508.07909.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from tinylm.errors import TokenizerError
 
 from .byte_alphabet import ALPHABET, to_alphabet
 from .fields import Fields, show
+from .merge_table import MergeTable
 
 HIGHEST_ID = 2**31 - 1
 NEVER = 1 << 62
 """The rank of a pair that is not merged."""
 
 Ids = tuple[int, ...]
+
+ENOUGH = {"kernel": (200, 5_000), "numba": (3_000, 150_000), "nothing": (6_000, 1_000_000)}
+"""Characters of one word, and of all words, from which the kernel is used, by what is loaded already."""
 
 
 class BytePairEncoding:
@@ -47,48 +52,71 @@ class BytePairEncoding:
             raise TokenizerError(
                 f"{fields.where}.vocab gives the id {id} to both {show(twice)} and {show(self.tokens[id])}"
             )
-        self.ranks, self.merged = read_merges(fields, self.vocab)
-        self.ignore_merges = fields.flag("ignore_merges", False)
-        self.fuse_unknown = fields.flag("fuse_unk", False)
+        self._ranks, self._merged = read_merges(fields, self.vocab)
+        self._ignore_merges = fields.flag("ignore_merges", False)
+        self._fuse_unknown = fields.flag("fuse_unk", False)
         unknown = fields.text("unk_token", "")
-        self.unknown = self.vocab.get(unknown) if "unk_token" in fields.values else None
+        self._unknown = self.vocab.get(unknown) if "unk_token" in fields.values else None
         self._unknown_name = unknown if fields.values.get("unk_token") is not None else None
         fallback = [self.vocab.get(f"<0x{byte:02X}>") for byte in range(256)]
         self._fallback = fallback if fields.flag("byte_fallback", False) else [None] * 256
+        self._merge_table: MergeTable | None = None
         self._byte_ids = [self.vocab.get(character) for character in ALPHABET]
 
     def encode(self, words: Iterable[str], as_bytes: bool) -> dict[str, Ids]:
         """The ids of each word; `as_bytes` words are spelled in the byte-level alphabet first."""
         found: dict[str, Ids] = {}
+        spelled: list[str] = []
         for word in words:
             id = self._whole(word, as_bytes)
-            if id is not None:
+            if id is None:
+                spelled.append(word)
+            else:
                 found[word] = (id,)
-                continue
-            symbols = self.symbols(word, as_bytes)
-            merge(symbols, self.ranks, self.merged)
+        if self._pays_for_kernel(spelled):
+            merged = self._table().merge([self._symbols(word, as_bytes) for word in spelled])
+            found.update((word, tuple(symbols)) for word, (symbols, _) in zip(spelled, merged, strict=True))
+            return found
+        for word in spelled:
+            symbols = self._symbols(word, as_bytes)
+            merge(symbols, self._ranks, self._merged)
             found[word] = tuple(symbols)
         return found
 
-    def encode_with_lengths(self, word: str, as_bytes: bool) -> list[tuple[int, int]]:
-        """The ids of one word, each with the number of UTF-8 bytes of the spelled word that it covers."""
-        spelled = to_alphabet(word) if as_bytes else word
-        id = self._whole(spelled, False)
+    def encode_with_lengths(self, word: str) -> list[tuple[int, int]]:
+        """The ids of one spelled word, each with the number of its UTF-8 bytes that it covers."""
+        id = self._whole(word, False)
         if id is not None:
-            return [(id, len(spelled.encode()))]
-        symbols, lengths = self._symbols_with_lengths(spelled)
-        starts = list(range(len(symbols)))
-        merge(symbols, self.ranks, self.merged, starts)
-        ends = [*starts[1:], len(lengths)]
-        return [(id, sum(lengths[a:b])) for id, a, b in zip(symbols, starts, ends, strict=False)]
+            return [(id, len(word.encode()))]
+        symbols, lengths = self._symbols_with_lengths(word)
+        if self._pays_for_kernel([word]):
+            [(symbols, starts)] = self._table().merge([symbols])
+        else:
+            starts = list(range(len(symbols)))
+            merge(symbols, self._ranks, self._merged, starts)
+        ends = [0, *accumulate(lengths)]
+        places = [ends[start] for start in starts] + ends[-1:]
+        return [(id, end - start) for id, (start, end) in zip(symbols, pairwise(places), strict=True)]
+
+    def _pays_for_kernel(self, words: list[str]) -> bool:
+        """Whether there is enough to merge for the time that loading the kernel takes."""
+        loaded = "kernel" if self._merge_table else "numba" if "numba" in sys.modules else "nothing"
+        lengths = [*map(len, words)]
+        one, all_words = ENOUGH[loaded]
+        return max(lengths, default=0) >= one or sum(lengths) >= all_words
+
+    def _table(self) -> MergeTable:
+        if self._merge_table is None:
+            self._merge_table = MergeTable(self._ranks, self._merged)
+        return self._merge_table
 
     def _whole(self, word: str, as_bytes: bool) -> int | None:
         """The id of a word that is taken as it is because merges are to be ignored."""
-        if not self.ignore_merges:
+        if not self._ignore_merges:
             return None
         return self.vocab.get(to_alphabet(word) if as_bytes else word)
 
-    def symbols(self, word: str, as_bytes: bool) -> list[int]:
+    def _symbols(self, word: str, as_bytes: bool) -> list[int]:
         """The ids before merging."""
         if as_bytes:
             ids = [*map(self._byte_ids.__getitem__, word.encode())]
@@ -126,7 +154,7 @@ class BytePairEncoding:
                 ids += by_byte  # type: ignore[arg-type]
                 lengths += [1] * length
             elif self._unknown_name is not None:
-                if waiting and not self.fuse_unknown:
+                if waiting and not self._fuse_unknown:
                     ids.append(self._unknown_id())
                     lengths.append(waiting)
                     waiting = 0
@@ -137,9 +165,9 @@ class BytePairEncoding:
         return ids, lengths
 
     def _unknown_id(self) -> int:
-        if self.unknown is None:
+        if self._unknown is None:
             raise TokenizerError(f"the unknown token {show(self._unknown_name)} is not in the vocabulary")
-        return self.unknown
+        return self._unknown
 
 
 def merge(

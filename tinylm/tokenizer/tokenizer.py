@@ -237,7 +237,7 @@ class Tokenizer:
             word = word.mapped(map(to_alphabet, word.text))
         spans = word.by_byte()
         start = 0
-        for id, length in self._model.encode_with_lengths(word.text, False):
+        for id, length in self._model.encode_with_lengths(word.text):
             end = start + length
             encoding.ids.append(id)
             encoding.tokens.append(self._tokens[id])

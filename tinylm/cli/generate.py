@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tinylm.cli import parsing
@@ -71,36 +70,44 @@ def run(arguments: argparse.Namespace) -> int:
     folder = locate(arguments)
     with compile_notice(arguments.quiet):
         model, load_seconds = open_model(folder, arguments)
-        if arguments.json:
-            completions = model.generate_batch([prompt], **parameters)[0]
+        if parameters.get("num_return_sequences", 1) == 1:
+            completions = [write_one(model, prompt, parameters, arguments)]
         else:
-            completions = write(model, prompt, parameters, arguments)
+            completions = write_several(model, prompt, parameters, arguments)
     report(model, prompt, completions, load_seconds, arguments)
     return 0
 
 
-def write(
+def write_one(
+    model: LanguageModel, prompt: str, parameters: dict[str, Any], arguments: argparse.Namespace
+) -> Completion:
+    """Write an answer to standard output, as it comes unless asked otherwise, and a line end."""
+    stream = model.stream(prompt, **parameters)  # tells a mistake before kernels are compiled
+    model.engine.compile()
+    if arguments.json or not arguments.stream:
+        text = "".join(stream)
+        if not arguments.json:
+            print((prompt if arguments.echo else "") + text)
+        return stream.completion
+    sys.stdout.write(prompt if arguments.echo else "")
+    for piece in stream:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print(flush=True)
+    return stream.completion
+
+
+def write_several(
     model: LanguageModel, prompt: str, parameters: dict[str, Any], arguments: argparse.Namespace
 ) -> list[Completion]:
-    """Print the answers to standard output, each followed by a line end; the answers."""
-    show: Callable[[str], Any] = sys.stdout.write
-    echo = prompt if arguments.echo else ""
-    count = parameters.get("num_return_sequences", 1)
-    if arguments.stream and count == 1:
-        stream = model.stream(prompt, **parameters)
-        show(echo)
-        for piece in stream:
-            show(piece)
-            sys.stdout.flush()
-        show("\n")
-        sys.stdout.flush()
-        return [stream.completion]
+    """Write several answers, each with a line end, when all are complete; numbered on standard error."""
     completions: list[Completion] = model.generate_batch([prompt], **parameters)[0]
     for number, completion in enumerate(completions, 1):
-        if count > 1 and not arguments.quiet:
-            note(f"--- {number} of {count}")
-        show(f"{echo}{completion.text}\n")
-        sys.stdout.flush()
+        if arguments.json:
+            continue
+        if not arguments.quiet:
+            note(f"--- {number} of {len(completions)}")
+        print((prompt if arguments.echo else "") + completion.text, flush=True)
     return completions
 
 

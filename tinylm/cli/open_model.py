@@ -48,10 +48,9 @@ def wants(name: str) -> bool:
 
 
 def open_model(folder: Path, arguments: argparse.Namespace) -> tuple[LanguageModel, float]:
-    """The model of a folder, and the seconds that loading took; compiling counts too."""
+    """The model of a folder, and the seconds that loading took."""
     import tinylm
 
     started = time.perf_counter()
     model = tinylm.load(folder, dtype=arguments.dtype, threads=arguments.threads)
-    model.engine.compile()
     return model, time.perf_counter() - started

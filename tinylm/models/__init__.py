@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from tinylm.checkpoint import Checkpoint
 from tinylm.errors import CheckpointError, LayoutError
-from tinylm.models import layout
 from tinylm.kernels.team import Team
+from tinylm.models import layout
 from tinylm.program import Program
 from tinylm.tensor_names import TensorNames
 from tinylm.weights import Weights
@@ -38,8 +39,8 @@ def load_program(
     """The program of a folder's model, and its context length in positions.
 
     dtype: as in Weights. name: the architecture, where the folder's `model_type` is unknown or wrong. names: for
-    a folder that calls its tensors otherwise. team: who converts. Raises CheckpointError; one about tensors lists all that does not
-    fit, and names the closest architecture.
+    a folder that calls its tensors otherwise. team: who converts. Raises CheckpointError; one about tensors
+    lists all that does not fit, and names the closest architecture.
     """
     module = architecture(checkpoint.config, name)
     if module is None:
@@ -56,11 +57,11 @@ def _explain_unknown(checkpoint: Checkpoint, name: str | None, names: TensorName
     known = ", ".join(ARCHITECTURES)
     if name is not None:
         return f"architecture {name!r} is unknown; known are {known}"
-    lines = [
+    first = (
         f"{checkpoint.folder}: config.json has the 'model_type' {checkpoint.config.get('model_type')!r}, which is "
-        f"unknown; known are {known}."
-    ]
-    return "\n".join([*lines, *_closest_lines(checkpoint, names, ARCHITECTURES)])
+        f"unknown; known are {known}"
+    )
+    return "\n".join([first, *_closest_lines(checkpoint, names, ARCHITECTURES)])
 
 
 def _explain_layout(
@@ -77,17 +78,19 @@ def _explain_layout(
     best = layout.closest([layout.fit(checkpoint, _module(other), names) for other in others])
     if layout.closest([found, best]) is best:
         return "\n".join([*lines, *_closest_lines(checkpoint, names, others)])
-    return "\n".join([*lines, MAPPING_HINT])
+    return "\n".join([*lines, MAPPING_HINT] if found.missing else lines)
 
 
-def _closest_lines(checkpoint: Checkpoint, names: TensorNames | None, choice: Any) -> list[str]:
+def _closest_lines(checkpoint: Checkpoint, names: TensorNames | None, choice: Sequence[str]) -> list[str]:
     """The architecture of the choice that the tensors are closest to, and what does not fit even there."""
     best = layout.closest([layout.fit(checkpoint, _module(name), names) for name in choice])
     lines = [f"The closest known layout is {best.architecture}: {best.summary}"]
     lines += [f"  {line}" for line in best.lines()]
+    if best.problem:
+        return lines
     name = best.architecture
     lines.append(f"If the model is one, say so: --architecture {name} (in Python architecture={name!r})")
-    return lines if best.whole else [*lines, MAPPING_HINT]
+    return [*lines, MAPPING_HINT] if best.missing else lines
 
 
 def _module(name: str) -> ModuleType:

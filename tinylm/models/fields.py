@@ -80,8 +80,10 @@ class Fields:
     def refuse_quantization(self) -> None:
         """Other tools' quantized checkpoints; our own name their method, and their tensors say the rest."""
         found = self._config.get("quantization_config")
-        method = found.get("quant_method") if isinstance(found, dict) else found
-        if method is not None and (method != "tinylm" or found.get("version") != 1):
+        method, version = found, None
+        if isinstance(found, dict):
+            method, version = found.get("quant_method"), found.get("version")
+        if found is not None and (method, version) != ("tinylm", 1):
             raise CheckpointError(
                 f"config.json: 'quantization_config' of method {method!r} is not supported; take the model's "
                 "unquantized folder, and 'tinylm quantize' if it shall be smaller"
@@ -140,16 +142,17 @@ class Fields:
                 raise CheckpointError(f"config.json: {name!r} is {value!r}; expected an object or null")
         if merged and scaling and merged != scaling:
             raise CheckpointError("config.json: 'rope_parameters' and 'rope_scaling' disagree; leave one out")
-        fields = Fields(merged or scaling or {})
-        nested = [name for name, value in (merged or {}).items() if isinstance(value, dict)]
+        parameters: dict[str, Any] = merged or scaling or {}
+        fields = Fields(parameters)
+        nested = [name for name, value in parameters.items() if isinstance(value, dict)]
         if nested:
             raise CheckpointError(f"config.json: 'rope_parameters' for {nested[0]!r} alone are not supported")
         theta = Fields(merged or {}).number("rope_theta", self.number(theta_name, 10_000.0))
-        kind = fields._config.get("rope_type", fields._config.get("type", "default"))
+        kind = parameters.get("rope_type", parameters.get("type", "default"))
         old = default_partial if partial_name is None else self.number(partial_name, default_partial)
         share = fields.number("partial_rotary_factor", old)
         if partial_name is None:
-            Fields({**self._config, **fields._config}).refuse(partial_rotary_factor=(1,))
+            Fields({**self._config, **parameters}).refuse(partial_rotary_factor=(1,))
         elif share > 1:
             raise CheckpointError(f"config.json: {share:g} of each head cannot turn; expected at most 1")
         return Rope(theta, str(kind), fields, self.size("max_position_embeddings", 2048), share)
@@ -172,12 +175,13 @@ class Rope:
             raise CheckpointError(
                 f"config.json: rotary embedding over {rotary_dim} numbers a head: expected an even number"
             )
-        plain = frequencies(rotary_dim, self.theta)
+        plain: NDArray[np.float32] = frequencies(rotary_dim, self.theta)
         if self.kind == "default":
             return plain
         factor = np.float32(self._required("factor"))
         if self.kind == "linear":
-            return (plain / factor).astype(np.float32)
+            linear: NDArray[np.float32] = (plain / factor).astype(np.float32)
+            return linear
         return self._llama3(plain, factor)
 
     def _llama3(self, plain: NDArray[np.float32], factor: np.float32) -> NDArray[np.float32]:

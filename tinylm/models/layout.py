@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -20,7 +20,7 @@ from tinylm.formats.int8 import SCALES, stored_shapes
 from tinylm.tensor_names import TensorNames
 from tinylm.weights import Weights
 
-MOST_TENSORS = 100_000
+MOST_TENSORS = 10_000
 """No model has more; a config that asks for more lies about its layers."""
 
 MOST_LINES = 8
@@ -52,24 +52,30 @@ class Fit:
     def summary(self) -> str:
         """`all 291 tensors fit`, or how many do."""
         if self.problem:
-            return self.problem
+            return f"but {self.problem}"
         asked = self.fitting + len(self.missing) + len(self.misshapen)
         if self.whole:
             return f"all {asked} tensors fit"
         return f"{self.fitting} of {asked} tensors fit, {len(self.extra)} are extra"
 
+    @property
+    def score(self) -> float:
+        """The higher, the closer. A tensor that seems to be there under another name costs little."""
+        missing, extra = patterns(self.missing), patterns(self.extra)
+        renamed = sum(count for line, count in missing.items() if alike(line, count, extra))
+        return self.fitting - len(self.misshapen) - len(self.missing) - len(self.extra) + 1.5 * renamed
+
     def lines(self) -> list[str]:
         """What does not fit, a line for each name with its layers counted."""
-        missing = patterns(f"{name} {shape}" for name, shape in self.missing.items())
-        extra = patterns(f"{name} {shape}" for name, shape in self.extra.items())
+        if self.problem:
+            return []
+        missing, extra = patterns(self.missing), patterns(self.extra)
         misshapen = patterns(
-            f"{name} {asked}, found {found}" for name, (asked, found) in self.misshapen.items()
+            {name: f"{asked}, found {found}" for name, (asked, found) in self.misshapen.items()}
         )
         lines = [f"misshapen  {counted(line, count)}" for line, count in misshapen.items()]
         for line, count in missing.items():
-            # a tensor of another name, but of the same shape and as many times
-            alike = [one for one, times in extra.items() if (shape_of(one), times) == (shape_of(line), count)]
-            close = difflib.get_close_matches(line, alike, n=1, cutoff=0.0)
+            close = difflib.get_close_matches(line, alike(line, count, extra), n=1, cutoff=0.0)
             hint = f"; {close[0].partition(' ')[0]}?" if close else ""
             lines.append(f"missing    {counted(line, count)}{hint}")
         lines += [f"extra      {counted(line, count)}" for line, count in extra.items()]
@@ -78,9 +84,16 @@ class Fit:
         return lines
 
 
-def patterns(lines: Iterable[str]) -> Counter[str]:
-    """Lines with the numbers between dots replaced by `{}`, and how often each occurs."""
-    return Counter(re.sub(r"(?<=\.)\d+(?=\.)", "{}", line) for line in lines)
+def patterns(tensors: Mapping[str, object]) -> Counter[str]:
+    """Lines `name shape` with the numbers between dots replaced by `{}`, and how often each occurs."""
+    return Counter(
+        f"{re.sub('(?<=[.])[0-9]+(?=[.])', '{}', name)} {shape}" for name, shape in tensors.items()
+    )
+
+
+def alike(line: str, count: int, others: Counter[str]) -> list[str]:
+    """The lines of another name, but of the same shape and as many times."""
+    return [other for other, times in others.items() if times == count and shape_of(other) == shape_of(line)]
 
 
 def counted(line: str, count: int) -> str:
@@ -149,5 +162,5 @@ def fit(checkpoint: Checkpoint, module: ModuleType, names: TensorNames | None = 
 
 
 def closest(fits: Sequence[Fit]) -> Fit:
-    """The best of them: the most tensors that fit, then the fewest that do not."""
-    return max(fits, key=lambda one: one.fitting - len(one.missing) - len(one.misshapen) - len(one.extra))
+    """The best of them; the first of several."""
+    return max(fits, key=lambda one: one.score)

@@ -93,9 +93,14 @@ def activate(kind, x, out, begin, end):
             out[i] = max(x[i], np.float32(0))
 
 
+def activate_reference(kind, x):
+    """The activation ACTIVATIONS[kind] of x."""
+    return REFERENCES[kind](x)
+
+
 def gate_reference(kind, x, y):
     """activation(x) * y: the gate of SwiGLU and its kin (Shazeer 2020, arXiv:2002.05202)."""
-    return REFERENCES[kind](x) * y
+    return activate_reference(kind, x) * y
 
 
 @njit

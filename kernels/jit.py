@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import llvmlite
 import numba
@@ -149,7 +149,7 @@ class Operation:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.name = function.__name__
-        self._compiled = CFunc(function, (OPERATION.args, OPERATION.return_type), {}, {**FLAGS})
+        self._compiled = cast(Any, CFunc)(function, (OPERATION.args, OPERATION.return_type), {}, {**FLAGS})
         self._compiled._cache = _TimedCache(function)
         self._address: int | None = None
 

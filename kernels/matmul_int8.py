@@ -38,22 +38,22 @@ _few = make_tile(FEW_TOKENS, 2, FEW_BLOCKS)
 _many = make_tile(MANY_TOKENS, 1, MANY_BLOCKS)
 
 
-def padded_columns(K):
+def padded_columns(K: int) -> int:
     """K rounded up to whole steps of four columns."""
     return -(-K // COLUMNS) * COLUMNS
 
 
-def groups_of(K):
+def groups_of(K: int) -> int:
     """How many groups K columns make; the last may be smaller."""
     return -(-K // GROUP)
 
 
-def blocks_of(N):
+def blocks_of(N: int) -> int:
     """How many blocks of 16 rows N rows make: an even number, the last may be empty."""
     return BLOCK_ROWS // ROWS * -(-N // BLOCK_ROWS)
 
 
-def packed_width(K):
+def packed_width(K: int) -> int:
     """Places (4 bytes) of a packed token: two planes of bytes, then scales and sums of each group and plane."""
     return 2 * padded_columns(K) // 4 + 4 * groups_of(K)
 

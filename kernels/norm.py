@@ -34,7 +34,10 @@ def rmsnorm_operation(operands, begin, end):
 
 
 def layernorm_reference(x, weight, bias, eps):
-    """`(R, D), (D,), (D,) -> (R, D)`: (x - mean) / sqrt(var + eps) * weight + bias (Ba et al. 2016, arXiv:1607.06450)."""
+    """`(R, D), (D,), (D,) -> (R, D)`: (x - mean) / sqrt(var + eps) * weight + bias.
+
+    Ba et al. 2016, arXiv:1607.06450.
+    """
     centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32)
     variance = np.mean(np.square(centred), axis=-1, keepdims=True, dtype=np.float32)
     return (centred / np.sqrt(variance + np.float32(eps)) * weight + bias).astype(np.float32)

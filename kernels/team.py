@@ -130,9 +130,9 @@ class Team:
         self._generation += 1
         self._state[GENERATION] = self._generation
         job = (table, self._counters, self._state, self._generation, *self._sleep)
-        for jobs in self._queues:
-            jobs.put(job)
-        try:
+        try:  # whatever interrupts the caller: when this returns, nobody is at the table any more
+            for jobs in self._queues:
+                jobs.put(job)
             walk(*job)
         finally:
             close(self._state, *self._sleep)

@@ -127,14 +127,15 @@ class Engine:
         if not len(new):
             raise ParameterError("there are no ids to begin with")
         self._make_room([sequence], len(new))
-        logits = np.zeros(0, np.float32)
+        logits: NDArray[np.float32] = np.zeros((1, 0), np.float32)
         for begin in range(0, len(new), CHUNK):
             chunk = new[begin : begin + CHUNK]
             last = begin + CHUNK >= len(new)
             logits = self._step([sequence], [chunk], "last" if last else "none")
             if progress is not None:
                 progress(min(begin + CHUNK, len(new)), len(new))
-        return logits[0]
+        last_row: NDArray[np.float32] = logits[0]
+        return last_row
 
     def decode(self, sequences: ListOf[Sequence], ids: Ids) -> NDArray[np.float32]:
         """Append one id to each of several sequences: the logits (B, V) after them."""
@@ -197,7 +198,7 @@ class Engine:
         parts = [(one.cache, len(one), new) for one, new in zip(sequences, ids, strict=True)]
         step = make_step(parts, self._group, logits)
         with self._lock:
-            result = self.executor.run(step).copy()
+            result: NDArray[np.float32] = self.executor.run(step).copy()
         for sequence, new in zip(sequences, ids, strict=True):
             sequence.ids.extend(new.tolist())
         return result

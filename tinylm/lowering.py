@@ -87,11 +87,11 @@ class Lowering:
 
     def _lower_embed(self, operation: Operation) -> None:
         assert operation.matrix is not None
-        operands = [*operation.matrix.operands(), Live("ids"), Live("T"), operation.output]
+        operands: list[Operand] = [*operation.matrix.operands(), Live("ids"), Live("T"), operation.output]
         self._row(operation.matrix.take, Live("T"), operands, (), operation.output)
 
     def _lower_chosen_rows(self, operation: Operation) -> None:
-        operands = [operation.inputs[0], Live("chosen"), Live("L"), operation.output]
+        operands: list[Operand] = [operation.inputs[0], Live("chosen"), Live("L"), operation.output]
         self._row(rows.take_operation, Live("L"), operands, operation.inputs, operation.output)
 
     def _lower_rmsnorm(self, operation: Operation) -> None:
@@ -100,12 +100,22 @@ class Lowering:
         parts = x.width // len(weight)
         units = Live(x.rows, parts)
         shape: list[Operand] = [units, len(weight)]
-        operands = [Address(x), *shape, *array_operands(weight), float_bits(operation.numbers["eps"])]
+        operands: list[Operand] = [
+            Address(x),
+            *shape,
+            *array_operands(weight),
+            float_bits(operation.numbers["eps"]),
+        ]
         self._row(norm.rmsnorm_operation, units, [*operands, Address(out), *shape], operation.inputs, out)
 
     def _lower_layernorm(self, operation: Operation) -> None:
         vectors = [*array_operands(operation.vectors["weight"]), *array_operands(operation.vectors["bias"])]
-        operands = [operation.inputs[0], *vectors, float_bits(operation.numbers["eps"]), operation.output]
+        operands: list[Operand] = [
+            operation.inputs[0],
+            *vectors,
+            float_bits(operation.numbers["eps"]),
+            operation.output,
+        ]
         units = Live(operation.output.rows)
         self._row(norm.layernorm_operation, units, operands, operation.inputs, operation.output)
 
@@ -125,7 +135,7 @@ class Lowering:
             most=rows_of_chunk,
         )
         if "bias" in operation.vectors:
-            operands = [out, *array_operands(operation.vectors["bias"])]
+            operands: list[Operand] = [out, *array_operands(operation.vectors["bias"])]
             self._row(rows.add_bias_operation, Live(out.rows), operands, (out,), out)
 
     def _pack(self, matrix: Matrix, x: Buffer) -> Buffer:
@@ -141,12 +151,12 @@ class Lowering:
 
     def _lower_heads(self, operation: Operation) -> None:
         numbers = [int(operation.numbers[name]) for name in ("offset", "size", "stride")]
-        operands = [operation.inputs[0], *numbers, operation.output]
+        operands: list[Operand] = [operation.inputs[0], *numbers, operation.output]
         self._row(rows.heads_operation, Live("T"), operands, operation.inputs, operation.output)
 
     def _lower_rope(self, operation: Operation) -> None:
         half = len(self.program.inverse_frequencies)
-        operands = [
+        operands: list[Operand] = [
             operation.inputs[0],
             Live("positions"),
             Live("T"),
@@ -162,7 +172,7 @@ class Lowering:
         q, k, v = operation.inputs
         caches: list[Operand] = [Live("caches"), Live("sequences"), 1 + 2 * program.layers]
         stored = Buffer(f"cache {layer}", "none", 0)
-        operands = [
+        operands: list[Operand] = [
             k,
             v,
             Live("positions"),

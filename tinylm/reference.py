@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinylm.kernels.activation import REFERENCES, add_reference, gate_reference
+from tinylm.kernels.activation import activate_reference, add_reference, gate_reference
 from tinylm.kernels.attention import attention_reference
 from tinylm.kernels.matmul import matmul_reference
 from tinylm.kernels.norm import layernorm_reference, rmsnorm_reference
@@ -75,7 +75,7 @@ def _compute(program: Program, operation: Operation, inputs: list[Any], step: St
     if kind == "rope":
         return rope_reference(x, step.positions, table, program.head_dim)
     if kind == "activate":
-        return REFERENCES[int(numbers["kind"])](x)
+        return activate_reference(int(numbers["kind"]), x)
     if kind == "gate":
         return gate_reference(int(numbers["kind"]), x, inputs[1])
     if kind == "add":

@@ -79,7 +79,8 @@ class Weights:
             if info is None or tuple(info.shape) != stored_shape or info.dtype != dtype:
                 shown = "missing" if info is None else f"{info.dtype} {tuple(info.shape)}"
                 raise LayoutError(
-                    f"{self._checkpoint.folder}: tensor {name!r} is {shown}, where int8 of {shape} has {dtype} {stored_shape}"
+                    f"{self._checkpoint.folder}: tensor {name!r} is {shown}, "
+                    f"where int8 of {shape} has {dtype} {stored_shape}"
                 )
             self._taken.add(name)
             found.append(np.ascontiguousarray(self._checkpoint.array(name)))

@@ -51,13 +51,14 @@ class BFloat16Matrix:
 
 def widen(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """bfloat16 bits as float32 of the same values."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    wide: NDArray[np.float32] = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return wide
 
 
 def narrow(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """float32 rounded to bfloat16 bits, to nearest, ties to even; NaN stays NaN."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (
+    rounded: NDArray[np.uint16] = (
         (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
     ).astype(np.uint16)
     rounded[np.isnan(values)] = 0x7FC0

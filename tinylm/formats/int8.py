@@ -63,7 +63,8 @@ class Int8Matrix:
 
     def dequantize(self) -> NDArray[np.float32]:
         """A float32 copy of what the numbers stand for."""
-        return dequantize_reference(self._numbers, self._scales, *self.shape)
+        values: NDArray[np.float32] = dequantize_reference(self._numbers, self._scales, *self.shape)
+        return values
 
     def arrays(self) -> tuple[NDArray[np.int8], NDArray[np.uint16]]:
         """Numbers and scales, as they are stored."""

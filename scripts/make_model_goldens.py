@@ -234,8 +234,13 @@ def main() -> int:
     return 0
 
 
-def oracle(folder: Path, variant: dict[str, Any]) -> tuple[dict[str, list[int]], np.ndarray]:
-    """(shapes of the tensors by name, logits (T, V)) by transformers, computed in float32."""
+def oracle(
+    folder: Path, variant: dict[str, Any], ids: list[int] | None = None
+) -> tuple[dict[str, list[int]], np.ndarray]:
+    """(shapes of the tensors by name, logits (T, V)) by transformers, computed in float32.
+
+    Leaves the folder that tinylm loads in `folder / "ours"`.
+    """
     import torch
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -273,7 +278,7 @@ def oracle(folder: Path, variant: dict[str, Any]) -> tuple[dict[str, list[int]],
     if report["missing_keys"] or unexpected or report["mismatched_keys"]:
         raise SystemExit(f"transformers does not load {variant}: {report}")
     with torch.no_grad():
-        found = model.eval()(torch.tensor([text_ids(variant["vocab_size"])])).logits[0].numpy()
+        found = model.eval()(torch.tensor([ids or text_ids(variant["vocab_size"])])).logits[0].numpy()
     return shapes, found.astype(np.float32)
 
 

@@ -33,13 +33,17 @@ def load(
     dtype: str = "auto",
     threads: int | None = None,
     architecture: str | None = None,
+    tensor_names: Mapping[str, str] | str | PathLike[str] | None = None,
     offline: bool = False,
 ) -> LanguageModel:
     """Open a model: a folder, or a name that `tinylm list` shows; the bundled story model by default.
 
     `dtype` is the format of the weights in memory: "auto" as they are stored, or "float32", "bfloat16".
     `threads` is by default the number of fast cores. `architecture` says which known layout a folder
-    has whose config.json names an unknown one. With `offline` no network is used.
+    has whose config.json names an unknown one; `tensor_names`, for a folder that calls its tensors otherwise,
+    leads from the names of that layout to the folder's (or is a JSON file that does), with `{}` for the
+    number of a layer: `{"model.layers.{}.self_attn.q_norm.weight": "h.{}.q_ln.weight"}`. With `offline` no
+    network is used.
 
     Raises `MissingModelError` for a name that is not here, `CheckpointError` and `TokenizerError` for a
     folder that cannot be read, `ParameterError` for an unknown dtype.
@@ -47,11 +51,15 @@ def load(
     from tinylm.checkpoint import Checkpoint
     from tinylm.engine import Engine
     from tinylm.sources.catalog import resolve
+    from tinylm.tensor_names import TensorNames
     from tinylm.tokenizer import Tokenizer
 
     checkpoint = Checkpoint(resolve(fspath(model), offline))
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
-    engine = Engine.load(checkpoint, dtype=dtype, threads=threads, architecture=architecture)
+    names = TensorNames.read(tensor_names)
+    engine = Engine.load(
+        checkpoint, dtype=dtype, threads=threads, architecture=architecture, tensor_names=names
+    )
     return LanguageModel(engine, tokenizer, checkpoint.config, checkpoint.generation_config)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 
 from tinylm.checkpoint import read_json_object
@@ -33,9 +34,14 @@ class TensorNames:
         self._unused = set(mapping)
 
     @classmethod
-    def from_file(cls, file: str | Path) -> TensorNames:
-        """The JSON object in a file. Raises CheckpointError for what is no JSON object."""
-        return cls(read_json_object(Path(file)))
+    def read(cls, names: Mapping[str, str] | str | PathLike[str] | None) -> TensorNames:
+        """Names as they are given: a mapping, a file with a JSON object, or None for no other names.
+
+        Raises CheckpointError for a file that holds no JSON object.
+        """
+        if isinstance(names, (str, PathLike)):
+            return cls(read_json_object(Path(names)))
+        return cls(names or {})
 
     def stored(self, name: str) -> str:
         """What the file calls the tensor that an architecture calls `name`."""

@@ -97,7 +97,7 @@ def test_other_names_by_a_mapping(tmp_path: Path) -> None:
     mapping = {**HUNYUAN, "model.embed_tokens.weight": "model.wte.weight"}
     check(Engine.load(folder, threads=1, tensor_names=TensorNames(mapping)), name)
     (tmp_path / "map.json").write_text(json.dumps(mapping))
-    check(Engine.load(folder, threads=1, tensor_names=TensorNames.from_file(tmp_path / "map.json")), name)
+    check(Engine.load(folder, threads=1, tensor_names=TensorNames.read(tmp_path / "map.json")), name)
 
 
 def test_other_names_without_a_mapping_are_explained(tmp_path: Path) -> None:

@@ -52,5 +52,12 @@ def open_model(folder: Path, arguments: argparse.Namespace) -> tuple[LanguageMod
     import tinylm
 
     started = time.perf_counter()
-    model = tinylm.load(folder, dtype=arguments.dtype, threads=arguments.threads)
+    model = tinylm.load(
+        folder,
+        dtype=arguments.dtype,
+        threads=arguments.threads,
+        architecture=arguments.architecture,
+        tensor_names=arguments.tensor_names,
+        offline=arguments.offline,
+    )
     return model, time.perf_counter() - started

@@ -49,6 +49,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--threads", type=int, metavar="N", help="threads (default: one a performance core)")
     group.add_argument("--offline", action="store_true", help="never touch the network")
+    group.add_argument(
+        "--architecture", metavar="NAME", help="the layout of a folder whose config.json names an unknown one"
+    )
+    group.add_argument(
+        "--tensor-names", metavar="FILE",
+        help="a JSON object from the layout's names of tensors to the folder's, {} for a layer's number",
+    )  # fmt: skip
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:

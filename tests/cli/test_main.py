@@ -88,7 +88,7 @@ def test_help_of_each_command_teaches(name: str, capsys: pytest.CaptureFixture[s
 def check_line(line: str) -> None:
     """A shell line that is shown to people must parse, each call of tinylm in it."""
     for part in re.split(r"\||&&|;", line):
-        words = shlex.split(re.split(r"\s[<>]", part)[0])
+        words = shlex.split(re.split(r"\s[<>]", part)[0], comments=True)
         if words and Path(words[0]).name == "tinylm":
             name, *rest = words[1:]
             if name.startswith("-"):

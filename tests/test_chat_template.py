@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
+import tinylm
 from tinylm.chat_template import render
 from tinylm.errors import ChatTemplateError
+from tinylm.tokenizer import Tokenizer
 
 pytest.importorskip("jinja2")
 
@@ -183,3 +186,50 @@ def test_a_long_honest_conversation_is_far_from_the_limits() -> None:
     text = render(template, turns, bos_token="<s>", eos_token="</s>")
     assert text.count("[INST]") == 201
     assert len(text) > 400_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The bundled model's tokenizer with a chat template."""
+    bundled = Path(tinylm.__file__).parent / "stories260k"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(bundled / name, tmp_path / name)
+    (tmp_path / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}",
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+def test_the_tokenizer_applies_its_template(folder: Path) -> None:
+    tokenizer = Tokenizer.from_folder(folder)
+    text = tokenizer.apply_chat_template(USER, tokenize=False)
+    assert text == "<s>user: Hi</s>"
+    ids = tokenizer.apply_chat_template(USER, add_generation_prompt=True)
+    assert ids == tokenizer.encode("<s>user: Hi</s>assistant:", add_special_tokens=False)
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.apply_chat_template(USER, tokenize=False, bos_token="[B]") == "[B]user: Hi</s>"
+    assert tokenizer.apply_chat_template(USER, tokenize=False, chat_template="{{ unk_token }}") == "<unk>"
+    answer = [*USER, {"role": "assistant", "content": "Yes"}]
+    assert tokenizer.apply_chat_template(answer, tokenize=False, continue_final_message=True).endswith(
+        ": Yes"
+    )
+
+
+def test_the_tokenizers_other_templates(folder: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text(
+        "T{{ tools | length }}", encoding="utf-8"
+    )
+    tokenizer = Tokenizer.from_folder(folder)
+    assert tokenizer.apply_chat_template(USER, tokenize=False).startswith("<s>")
+    assert tokenizer.apply_chat_template(USER, tokenize=False, tools=[{}]) == "T1"
+    assert tokenizer.apply_chat_template(USER, tokenize=False, chat_template="tool_use", tools=[]) == "T0"
+    assert tokenizer.apply_chat_template(USER, tokenize=False, chat_template="{{ 1 }}") == "1"
+
+
+def test_a_tokenizer_without_a_template_says_so(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ChatTemplateError, match="this model has no chat template"):
+        Tokenizer.from_folder(folder).apply_chat_template(USER)

@@ -6,6 +6,7 @@ import datetime
 import importlib.util
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import tinylm
 from tinylm.chat_template import render
 from tinylm.errors import ChatTemplateError
+from tinylm.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "tests" / "fixtures" / "chat_templates"
@@ -117,3 +120,33 @@ def test_generated_expressions() -> None:
         assert ours(template, case) == expected, body
         shown += expected is not None
     assert shown > 500
+
+
+def test_ids_as_transformers(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    bundled = Path(tinylm.__file__).parent / "stories260k"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(bundled / name, tmp_path / name)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    for name in ("llama2", "llama3_2", "gemma", "zephyr", "phi"):
+        for case in CASES:
+            if SCRIPT.transformers_render(TEMPLATES[name], case) is None:
+                continue
+            options = {
+                key: value for key, value in case.items() if key not in ("name", "messages", "variables")
+            }
+            options |= {
+                "chat_template": TEMPLATES[name],
+                "strftime_now": "no clock",
+                **case.get("variables", {}),
+            }
+            options |= {"date_string": "26 Jul 2024"}
+            expected = theirs.apply_chat_template(case["messages"], return_dict=False, **options)
+            assert tokenizer.apply_chat_template(case["messages"], **options) == expected, (
+                name,
+                case["name"],
+            )

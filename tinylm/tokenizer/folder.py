@@ -61,9 +61,8 @@ def read_beside(folder: Path) -> Beside:
             if token is not None:
                 special_tokens[name] = token
                 break
-    template = folder / "chat_template.jinja"
     named = read_templates(config.get("chat_template"), f"{folder / 'tokenizer_config.json'}: chat_template")
-    return Beside(config, special_tokens, read_text(template) if template.is_file() else named)
+    return Beside(config, special_tokens, read_template_files(folder) or named)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -87,6 +86,17 @@ def special_token(value: object, where: str) -> str | None:
     if content is None or isinstance(content, str):
         return content
     raise TokenizerError(f"{where} is {show(value)}; it must be a string or an object with a content")
+
+
+def read_template_files(folder: Path) -> str | dict[str, str] | None:
+    """A chat template in a file of its own, and others by name in a folder beside it."""
+    file = folder / "chat_template.jinja"
+    others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    default = read_text(file) if file.is_file() else None
+    if not others:
+        return default
+    named = {} if default is None else {"default": default}
+    return named | {other.stem: read_text(other) for other in others}
 
 
 def read_templates(value: object, where: str) -> str | dict[str, str] | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from tinylm.errors import TokenizerError
 
@@ -16,8 +16,11 @@ from .aligned import Aligned
 from .bpe import BytePairEncoding, Ids
 from .byte_alphabet import to_alphabet
 from .fields import Fields, show
-from .folder import read_beside, read_text, tokenizer_file
+from .folder import read_beside, read_text, special_token, tokenizer_file
 from .post_processors import Encoding, PostProcessor
+
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: each message a dict with `role` and `content`."""
 
 LONGEST_KEPT = 128
 """Characters of the longest word whose ids are remembered."""
@@ -243,6 +246,60 @@ class Tokenizer:
             encoding.tokens.append(self._tokens[id])
             encoding.offsets.append((spans[start][0], spans[end - 1][1]))
             start = end
+
+    @overload
+    def apply_chat_template(
+        self, messages: Messages, *, tokenize: Literal[True] = ..., **options: Any
+    ) -> list[int]: ...
+
+    @overload
+    def apply_chat_template(self, messages: Messages, *, tokenize: Literal[False], **options: Any) -> str: ...
+
+    def apply_chat_template(
+        self,
+        messages: Messages,
+        *,
+        tokenize: bool = True,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        tools: Messages | None = None,
+        documents: Messages | None = None,
+        chat_template: str | None = None,
+        **variables: Any,
+    ) -> list[int] | str:
+        """A conversation as the model reads it: ids, or the text with `tokenize=False`.
+
+        By the template of the model's folder; `chat_template` is the name of another of its templates, or
+        the text of one. The rest as in `tinylm.chat_template.render`, which see. Raises ChatTemplateError,
+        also for a model without a template. Needs the extra `chat`.
+        """
+        from tinylm.chat_template import render
+
+        template, name = self.chat_template, None
+        if chat_template is not None:
+            if isinstance(template, dict) and chat_template in template:
+                name = chat_template
+            else:
+                template = chat_template
+        text = render(
+            template,
+            messages,
+            add_generation_prompt,
+            continue_final_message,
+            tools=tools,
+            documents=documents,
+            template_name=name,
+            **{**self._named_tokens(), **variables},
+        )
+        return self.encode(text, add_special_tokens=False) if tokenize else text
+
+    def _named_tokens(self) -> dict[str, str]:
+        """The special tokens that have a name, as templates call them."""
+        named: dict[str, str | None] = {}
+        for name in ("unk_token", "sep_token", "cls_token", "mask_token"):
+            named[name] = special_token(self.config.get(name), f"tokenizer_config.json: {name}")
+        named |= {"bos_token": self.bos_token, "eos_token": self.eos_token, "pad_token": self.pad_token}
+        return {name: token for name, token in named.items() if token is not None}
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -23,6 +24,13 @@ def run(*command: object, cwd: Path, **environment: str) -> subprocess.Completed
     return subprocess.run(
         words, cwd=cwd, env=kept | environment, capture_output=True, text=True, encoding="utf-8", check=False
     )
+
+
+def needs(*names: str) -> None:
+    """Skip where a package is missing; looked for and not imported, because importing setuptools has effects."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
 
 
 def installed_files() -> set[str]:
@@ -48,8 +56,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def distributions(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The wheel, built from the source archive as an index's users get it, and that archive."""
-    pytest.importorskip("build")
-    pytest.importorskip("setuptools")
+    needs("build", "setuptools")
     target = tmp_path_factory.mktemp("distributions")
     built = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", target, checkout, cwd=target)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -100,7 +107,7 @@ def test_an_installed_wheel_writes_text_away_from_the_checkout(
 
 
 def test_an_editable_install_finds_the_kernels_without_the_link(checkout: Path, tmp_path: Path) -> None:
-    pytest.importorskip("setuptools")
+    needs("setuptools", "pip")
     home = tmp_path / "environment"
     venv.create(home, system_site_packages=False, with_pip=False)
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

@@ -172,7 +172,7 @@ def test_the_environment_names_the_model(
     ],
 )
 def test_mistakes_are_told_in_a_line(words: list[str], code: int, said: str, capsys: Captured) -> None:
-    found, out, err = generate(capsys, *words)
+    found, out, err = generate(capsys, *words, "--quiet")
     assert (found, out) == (code, "")
     assert said in err
     assert "Traceback" not in err

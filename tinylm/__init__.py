@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinylm.completion import Completion, Timings, TokenLogprob
+    from tinylm.conversation import Conversation
     from tinylm.generate import Stream
     from tinylm.language_model import LanguageModel, load
     from tinylm.parameters import GenerationParameters
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Completion",
+    "Conversation",
     "GenerationParameters",
     "LanguageModel",
     "Stream",
@@ -34,6 +36,7 @@ __all__ = [
 # Imported when they are first asked for: `tinylm --help` and the tokenizer do without NumPy and Numba.
 MODULES = {
     "Completion": "tinylm.completion",
+    "Conversation": "tinylm.conversation",
     "GenerationParameters": "tinylm.parameters",
     "LanguageModel": "tinylm.language_model",
     "Stream": "tinylm.generate",

@@ -8,6 +8,7 @@ from numbers import Integral
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
+from tinylm.chat import Answer, ChatOptions, PrefixMemory, answer_messages
 from tinylm.completion import Completion
 from tinylm.continuation import Continuation, Progress, Request
 from tinylm.errors import ContextError, ParameterError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from tinylm.logits_processors import Logits
     from tinylm.parameters import GenerationParameters, Parameters
     from tinylm.tokenizer import Tokenizer
+    from tinylm.tokenizer.tokenizer import Messages
+    from tinylm.trace import Hook, Trace
 
 Text = str | Sequence[int]
 """A prompt: text, or the ids of its tokens."""
@@ -89,6 +92,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.config = dict(config)
         self.generation_config = dict(generation_config or {})
+        self._read = PrefixMemory()
         stored_parameters(self.generation_config)
         if ignored := ignored_settings(self.generation_config):
             warnings.warn(
@@ -186,6 +190,30 @@ class LanguageModel:
             pass
         return [[answer.completion() for answer in group] for group in answers]
 
+    def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Completion:
+        """Answer a conversation -> the completion; `str()` of it is the answer's text.
+
+        `messages` are dicts with `role` and `content`, put into the form of the model's chat template with
+        `tools`, `documents` and `variables`, as `tinylm.chat_template.render` says. With
+        `continue_final_message` the model goes on with the last message instead. The other parameters are
+        those of `generate`; without `max_new_tokens` an answer may have 1,024 tokens.
+
+        Of a conversation that goes on from the one before, only what is new is read. Raises
+        `ChatTemplateError` for a model without a template and for messages that it refuses. Needs the
+        extra `chat`.
+
+        >>> str(lm.chat([{"role": "user", "content": "What is the capital of France?"}]))
+        'The capital of France is Paris.'
+        """
+        told = self.stream_chat(messages, **options)
+        for _ in told:
+            pass
+        return told.completion
+
+    def stream_chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Answer:
+        """Answer a conversation -> an iterator of pieces of text, with `.completion`."""
+        return answer_messages(self, self._read, messages, options)
+
     def logits(self, prompt: Text, *, add_special_tokens: bool = True) -> Logits:
         """Text or ids (T,) -> logits (T, V) float32: after each token, the next one's."""
         ids = self.prompt_ids(prompt, add_special_tokens)
@@ -194,6 +222,19 @@ class LanguageModel:
                 f"the text has {len(ids):,} tokens and the model's context holds {self.engine.context_length:,}"
             )
         return self.engine.logits(ids)
+
+    def trace(
+        self, prompt: Text, hooks: Mapping[str, Hook] | None = None, *, add_special_tokens: bool = True
+    ) -> Trace:
+        """Every intermediate value of a text by its name; see `tinylm.trace.trace` and docs/seeing-inside.md.
+
+        `hooks` maps names to functions that get a value and change it, or return what takes its place.
+        """
+        from tinylm.trace import trace
+
+        ids = self.prompt_ids(prompt, add_special_tokens)
+        tokens = [self.tokenizer.id_to_token(token) or f"<{token}>" for token in ids]
+        return trace(self.engine, ids, tokens, hooks)
 
     def prompt_ids(self, prompt: Text, add_special_tokens: bool = True) -> list[int]:
         """What the model reads for a prompt of text or ids; the begin-of-text token for an empty one.

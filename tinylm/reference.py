@@ -50,16 +50,27 @@ def run_reference(program: Program, step: Step, hooks: Mapping[str, Hook] | None
         if operation.kind == "attention":
             keep(operation.output.name, _attention(program, operation, inputs, step, keep))
         else:
-            keep(operation.output.name, _compute(program, operation, inputs, step, table))
+            keep(operation.output.name, _compute_in_step(program, operation, inputs, step, table))
     return values
 
 
-def _compute(program: Program, operation: Operation, inputs: list[Any], step: Step, table: Any) -> Any:
+def _compute_in_step(
+    program: Program, operation: Operation, inputs: list[Any], step: Step, table: Any
+) -> Any:
     """One operation, whatever it is but attention."""
-    kind, vectors, numbers = operation.kind, operation.vectors, operation.numbers
-    if kind == "embed":
+    if operation.kind == "embed":
         assert operation.matrix is not None
         return take_reference(operation.matrix.dequantize(), step.ids)
+    if operation.kind == "rope":
+        return rope_reference(inputs[0], step.positions, table, program.head_dim)
+    if operation.kind == "chosen_rows":
+        return take_reference(inputs[0], step.chosen)
+    return compute(operation, inputs)
+
+
+def compute(operation: Operation, inputs: list[Any]) -> Any:
+    """One operation that depends on its inputs alone, and not on where in a text they stand."""
+    kind, vectors, numbers = operation.kind, operation.vectors, operation.numbers
     x = inputs[0]
     if kind == "rmsnorm":
         parts = x.reshape(-1, len(vectors["weight"]))
@@ -72,16 +83,12 @@ def _compute(program: Program, operation: Operation, inputs: list[Any], step: St
         return add_bias_reference(product, vectors["bias"]) if "bias" in vectors else product
     if kind == "heads":
         return heads_reference(x, int(numbers["offset"]), int(numbers["size"]), int(numbers["stride"]))
-    if kind == "rope":
-        return rope_reference(x, step.positions, table, program.head_dim)
     if kind == "activate":
         return activate_reference(int(numbers["kind"]), x)
     if kind == "gate":
         return gate_reference(int(numbers["kind"]), x, inputs[1])
     if kind == "add":
         return add_reference(x, inputs[1])
-    if kind == "chosen_rows":
-        return take_reference(x, step.chosen)
     raise AssertionError(f"no reference for {kind}")
 
 

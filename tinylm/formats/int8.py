@@ -54,8 +54,8 @@ class Int8Matrix:
         return packed_width(self.shape[1])
 
     def pack_units(self) -> tuple[int, int]:
-        """A unit is one group of one token."""
-        return groups_of(self.shape[1]), 1
+        """A unit is one token."""
+        return 1, 1
 
     def operands(self) -> list[int]:
         """Address of the numbers, address of the scales, K."""

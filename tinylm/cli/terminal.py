@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -35,13 +35,21 @@ def size(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
+def tokens(count: float) -> str:
+    """Tokens for people: 1234 -> '1,234 tokens'."""
+    return f"{count:,.0f} tokens"
+
+
 class ProgressBar:
-    """A bar on a terminal, a line for each stage in a file. Called as `bar(stage, done, total)` in bytes."""
+    """A bar on a terminal, a line for each stage in a file. Called as `bar(stage, done, total)`.
+
+    `amount` says how many that is, in words: bytes unless something else is given.
+    """
 
     WIDTH = 28
 
-    def __init__(self, subject: str) -> None:
-        self._subject = subject
+    def __init__(self, subject: str, amount: Callable[[float], str] = size) -> None:
+        self._subject, self._amount = subject, amount
         self._live = sys.stderr.isatty()
         self._stage = ""
         self._shown = self._started = 0.0
@@ -53,14 +61,14 @@ class ProgressBar:
             self.close()
             self._stage, self._started, self._shown = stage, now, 0.0
             if not self._live:
-                note(f"{stage} {self._subject} ({size(total)})")
+                note(f"{stage} {self._subject} ({self._amount(total)})")
         if not self._live or (now - self._shown < 0.1 and done < total):
             return
         self._shown = now
         filled = self.WIDTH * done // total if total else self.WIDTH
         bar = "#" * filled + "." * (self.WIDTH - filled)
-        rate = size(done / max(now - self._started, 1e-3))
-        line = f"{stage} {self._subject} [{bar}] {size(done)} of {size(total)}, {rate}/s"
+        rate = self._amount(done / max(now - self._started, 1e-3))
+        line = f"{stage} {self._subject} [{bar}] {self._amount(done)} of {self._amount(total)}, {rate}/s"
         print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:

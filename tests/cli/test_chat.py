@@ -124,6 +124,25 @@ def test_mistakes_are_told_in_a_line(folder: Path, text: str, words: list[str], 
     assert "Traceback" not in done.stderr
 
 
+def test_generate_asks_a_chat_model(folder: Path) -> None:
+    words = ["Hello.", "--model", str(folder), "-n", "8", "-q"]
+    talk = tinylm.Conversation(tinylm.load(folder), system="Be kind.")
+    expected = talk.say("Hello.", max_new_tokens=8).text
+
+    def generate(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            program(["generate", *words, *more]),
+            capture_output=True, encoding="utf-8", check=False, env=environment(), timeout=300,
+        )  # fmt: skip
+
+    done = generate("--chat", "--system", "Be kind.", "--show-prompt")
+    assert done.stdout == expected + "\n"
+    assert done.stderr == "<s>system:\nBe kind.</s>\nuser:\nHello.</s>\nassistant:\n\n"
+    assert generate("--show-prompt").stderr == "<s> Hello.\n"
+    assert "give --chat too" in generate("--system", "Be kind.").stderr
+    assert "a chat has one answer" in generate("--chat", "-r", "2", "-t", "1").stderr
+
+
 def test_a_model_without_a_template_says_so() -> None:
     done = pipe("stories260k", "Hello.\n")
     assert done.returncode == 1

@@ -10,9 +10,12 @@ from tinylm.cli import parsing
 from tinylm.cli.open_model import add_pull_options, locate, open_model
 from tinylm.cli.prompt import add_prompt_arguments, read_prompt, unescape
 from tinylm.cli.terminal import compile_notice, note, prompt_progress
+from tinylm.errors import ParameterError
 
 if TYPE_CHECKING:
+    from tinylm.chat import Answer
     from tinylm.completion import Completion
+    from tinylm.generate import Stream
     from tinylm.language_model import LanguageModel
 
 
@@ -25,6 +28,10 @@ def parser() -> parsing.Parser:
             ('tinylm generate "Once upon a time"', "the bundled story model"),
             ('tinylm generate "Once upon a time" -n 200 --temperature 0.8 --seed 7', ""),
             ("tinylm generate --model smollm2-135m-instruct --prompt-file letter.txt", ""),
+            (
+                'tinylm generate --chat "What is a comet?" --model smollm2-135m-instruct',
+                "a question, answered",
+            ),
             ("echo 'Dear Sir,' | tinylm generate - --echo --stats", "prompt from a pipe, with figures"),
             (r"tinylm generate -e 'Q: Why?\nA:' --stop '\n'", "a line end in the prompt and as an end"),
             ('tinylm generate "Under this" -r 3 --temperature 0.5 --json', "three answers, for machines"),
@@ -32,6 +39,11 @@ def parser() -> parsing.Parser:
         notes="exit codes: 0 fine, 1 failed, 2 misused, 130 interrupted (what was written stays)",
     )
     add_prompt_arguments(it)
+    it.add_argument(
+        "--chat", action="store_true",
+        help="the prompt is a message to a chat model, put into the form of the model's chat template",
+    )  # fmt: skip
+    it.add_argument("--system", metavar="TEXT", help="with --chat: tell the model how to behave")
     parsing.add_model_options(it)
     add_pull_options(it)
     parsing.add_sampling_options(it)
@@ -40,6 +52,9 @@ def parser() -> parsing.Parser:
         "--stream", action=argparse.BooleanOptionalAction, default=True,
         help="show each word when it is written, or all at the end",
     )  # fmt: skip
+    group.add_argument(
+        "--show-prompt", action="store_true", help="print exactly what the model reads, on standard error"
+    )
     group.add_argument("--echo", action="store_true", help="print the prompt before the new text")
     group.add_argument(
         "--json", action="store_true", help="print one JSON object: text, ids, timings, seed and more"
@@ -60,6 +75,8 @@ def parser() -> parsing.Parser:
 def run(arguments: argparse.Namespace) -> int:
     """Read the prompt, open the model, write."""
     prompt = read_prompt(arguments)
+    if arguments.system is not None and not arguments.chat:
+        raise ParameterError("--system is for chat models: give --chat too")
     parameters = parsing.sampling_parameters(arguments)
     if arguments.escapes and "stop" in parameters:
         parameters["stop"] = [unescape(text) for text in parameters["stop"]]
@@ -70,7 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = locate(arguments)
     with compile_notice(arguments.quiet):
         model, load_seconds = open_model(folder, arguments)
-        if parameters.get("num_return_sequences", 1) == 1:
+        if arguments.show_prompt:
+            note(what_is_read(model, prompt, arguments))
+        if arguments.chat or parameters.get("num_return_sequences", 1) == 1:
             completions = [write_one(model, prompt, parameters, arguments)]
         else:
             completions = write_several(model, prompt, parameters, arguments)
@@ -82,7 +101,12 @@ def write_one(
     model: LanguageModel, prompt: str, parameters: dict[str, Any], arguments: argparse.Namespace
 ) -> Completion:
     """Write an answer to standard output, as it comes unless asked otherwise, and a line end."""
-    stream = model.stream(prompt, **parameters)  # tells a mistake before kernels are compiled
+    # A mistake in the parameters is told here, before kernels are compiled.
+    stream: Stream | Answer = (
+        model.stream_chat(conversation(prompt, arguments), **parameters)
+        if arguments.chat
+        else model.stream(prompt, **parameters)
+    )
     model.engine.compile()
     if arguments.json or not arguments.stream:
         text = "".join(stream)
@@ -95,6 +119,20 @@ def write_one(
         sys.stdout.flush()
     print(flush=True)
     return stream.completion
+
+
+def conversation(prompt: str, arguments: argparse.Namespace) -> list[dict[str, str]]:
+    """The messages of `--chat`."""
+    system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    return [*system, {"role": "user", "content": prompt}]
+
+
+def what_is_read(model: LanguageModel, prompt: str, arguments: argparse.Namespace) -> str:
+    """The text that the model reads, with its special tokens."""
+    if arguments.chat:
+        messages = conversation(prompt, arguments)
+        return model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return model.tokenizer.decode(model.prompt_ids(prompt), skip_special_tokens=False)
 
 
 def write_several(

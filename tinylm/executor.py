@@ -22,13 +22,17 @@ PLACES = OPERANDS + 20
 ALIGNMENT = 64
 """Bytes: a vector register of the widest kind then never straddles two cache lines."""
 
+GUARD = 64
+"""float32 that stay free around a buffer. Where one ends closer to the next than a vector loop reaches ahead,
+LLVM's check for overlaps chooses the scalar loop, which rounds otherwise: bits would hang on addresses."""
+
 Facts = dict[str, int]
 
 
 def _aligned(size: int) -> NDArray[np.float32]:
-    """Room for `size` float32, zero, at a multiple of ALIGNMENT."""
-    room = np.zeros(size + ALIGNMENT // 4, np.float32)
-    skip = -room.ctypes.data % ALIGNMENT // 4
+    """Room for `size` float32, zero, at a multiple of ALIGNMENT, with GUARD before and behind."""
+    room = np.zeros(size + 2 * GUARD + ALIGNMENT // 4, np.float32)
+    skip = GUARD + -room[GUARD:].ctypes.data % ALIGNMENT // 4
     return room[skip : skip + size]
 
 
@@ -63,10 +67,15 @@ class _Storage:
         kinds = {rows for rows, _ in self._kinds}
         if all(facts[rows] <= self._room.get(rows, -1) for rows in kinds):
             return False
-        self._room = {rows: max(facts[rows], self._room.get(rows, 0)) for rows in kinds}
-        self._arrays = []  # the old ones go before the new ones come
-        self._arrays = [_aligned(self._room[rows] * width) for rows, width in self._kinds]
+        room = {rows: max(facts[rows], self._room.get(rows, 0)) for rows in kinds}
+        self.drop()  # the old ones go before the new ones come
+        self._arrays = [_aligned(room[rows] * width) for rows, width in self._kinds]
+        self._room = room
         return True
+
+    def drop(self) -> None:
+        """Give the memory back; the next `reserve` moves every slot."""
+        self._room, self._arrays = {}, []
 
     def address(self, buffer: Buffer) -> int:
         """Where a buffer begins."""
@@ -130,7 +139,15 @@ class _Table:
         self.array[:, FUNCTION] = [row.kernel.address for row in self.rows]
 
     def fill(self, facts: Facts) -> NDArray[np.int64]:
-        """The table for a step of these facts."""
+        """The table for a step of these facts. What interrupts it leaves nothing half filled."""
+        try:
+            return self._fill(facts)
+        except BaseException:
+            self._filled.clear()
+            self.storage.drop()
+            raise
+
+    def _fill(self, facts: Facts) -> NDArray[np.int64]:
         flat = self.array.reshape(-1)
         if not self._filled:
             self.compile()
@@ -216,7 +233,7 @@ class Executor:
             "rope table": self._rope.ctypes.data,
             "rope length": len(self._rope),
         }
-        table = self._tables[len(step.ids) == 1]
+        table = self._tables[len(step.ids) == len(step.chosen) == 1]
         self.team.run(table.fill(facts))
         return table.storage.view(program.output, len(step.chosen))
 

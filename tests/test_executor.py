@@ -1,0 +1,366 @@
+"""The compiled executor against the reference: every operation, any order that the waits allow, any team."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinylm import executor as executor_module
+from tinylm.cache import KeyValueCache
+from tinylm.executor import Executor
+from tinylm.formats import Matrix
+from tinylm.formats.bfloat16 import BFloat16Matrix, narrow
+from tinylm.formats.float32 import Float32Matrix
+from tinylm.formats.int8 import quantize
+from tinylm.kernels.rope import frequencies
+from tinylm.kernels.team import AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
+from tinylm.lowering import Address, Lowering
+from tinylm.program import Buffer, Operation, Program
+from tinylm.reference import run_reference
+from tinylm.step import Step, make_step
+
+FORMATS = ("float32", "bfloat16", "int8")
+V = 37
+
+
+class Maker:
+    """Writes programs of random parts: the parts of all architectures, in orders that none of them has."""
+
+    def __init__(self, seed: int, format: str = "float32") -> None:
+        self.random = np.random.default_rng(seed)
+        self.format = format
+
+    def choose(self, *options: Any) -> Any:
+        return options[self.random.integers(len(options))]
+
+    def matrix(self, N: int, K: int) -> Matrix:
+        weights = (self.random.standard_normal((N, K)) * 1.5 / K**0.5).astype(np.float32)
+        if self.format == "int8":
+            return quantize(weights, Team(1))
+        return BFloat16Matrix(narrow(weights)) if self.format == "bfloat16" else Float32Matrix(weights)
+
+    def vector(self, size: int, middle: float = 0.0) -> np.ndarray:
+        return (middle + 0.3 * self.random.standard_normal(size)).astype(np.float32)
+
+    def norm(self, program: Program, name: str, x: str) -> str:
+        D = program.width(x)
+        if self.choose(True, False):
+            return program.rmsnorm(name, x, self.vector(D, 1), 1e-5)
+        return program.layernorm(name, x, self.vector(D, 1), self.vector(D), 1e-5)
+
+    def linear(self, program: Program, name: str, x: str, N: int) -> str:
+        bias = self.vector(N) if self.choose(True, False) else None
+        return program.matmul(name, x, self.matrix(N, program.width(x)), bias)
+
+    def attention(self, program: Program, block: str, h: str) -> str:
+        Q, KV = program.heads * program.head_dim, program.key_value_heads * program.head_dim
+        if program.heads == program.key_value_heads and self.choose(True, False):
+            fused = self.linear(program, f"{block}.qkv", h, 3 * Q)
+            Dh = program.head_dim
+            q, k, v = (
+                program.part_of_heads(f"{block}.{name}", fused, i * Dh, Dh, 3 * Dh)
+                for i, name in enumerate("qkv")
+            )
+        else:
+            q, k, v = (
+                self.linear(program, f"{block}.{name}", h, N) for name, N in (("q", Q), ("k", KV), ("v", KV))
+            )
+        if self.choose(True, False):
+            q = program.rmsnorm(f"{block}.norm_q", q, self.vector(program.head_dim, 1), 1e-6)
+            k = program.rmsnorm(f"{block}.norm_k", k, self.vector(program.head_dim, 1), 1e-6)
+        q, k = program.rope(f"{block}.rot_q", q), program.rope(f"{block}.rot_k", k)
+        z = program.attention(f"{block}.z", q, k, v)
+        return self.linear(program, f"{block}.attn_out", z, program.width("embed"))
+
+    def feed_forward(self, program: Program, block: str, h: str) -> str:
+        F = int(self.choose(13, 48, 172))
+        kind = self.choose("silu", "gelu", "gelu_tanh", "relu")
+        up = self.linear(program, f"{block}.up", h, F)
+        if self.choose(True, False):
+            up = program.gate(f"{block}.gate", self.linear(program, f"{block}.pre", h, F), up, kind)
+        else:
+            up = program.activation(f"{block}.act", up, kind)
+        return self.linear(program, f"{block}.mlp_out", up, program.width("embed"))
+
+    def program(self) -> Program:
+        heads, key_value_heads = self.choose((1, 1), (4, 4), (4, 2), (6, 1), (9, 3), (3, 3))
+        head_dim = int(self.choose(6, 8, 20))
+        D = int(self.choose(12, 23, 48))
+        rotary = int(self.choose(2, head_dim))
+        program = Program(
+            vocab_size=V,
+            heads=heads,
+            key_value_heads=key_value_heads,
+            head_dim=head_dim,
+            inverse_frequencies=frequencies(rotary, 100.0),
+            rope_scale=float(self.choose(1.0, 1.2)),
+        )
+        embedding = self.matrix(V, D)
+        x = program.embed("embed", embedding)
+        for layer in range(int(self.choose(1, 2, 3))):
+            block = f"blocks.{layer}"
+            h = self.norm(program, f"{block}.ln1", x)
+            a = self.attention(program, block, h)
+            if self.choose(True, False):  # a parallel residual
+                m = self.feed_forward(program, block, self.norm(program, f"{block}.ln2", x))
+                x = program.add(f"{block}.resid", program.add(f"{block}.both", a, m), x)
+            else:
+                x = program.add(f"{block}.resid_mid", x, a)
+                m = self.feed_forward(program, block, self.norm(program, f"{block}.ln2", x))
+                x = program.add(f"{block}.resid_post", x, m)
+        x = self.norm(program, "ln_final", program.chosen_rows("chosen", x))
+        program.matmul("logits", x, embedding if self.choose(True, False) else self.matrix(V, D))
+        return program
+
+
+STEPS: dict[str, list[tuple[int, int]]] = {
+    "one token": [(0, 1)],
+    "a later token": [(14, 1)],
+    "a prompt": [(0, 21)],
+    "a chunk": [(9, 45)],
+    "two texts decode": [(3, 1), (70, 1)],
+    "texts come and go": [(0, 19), (30, 1), (5, 4)],
+}
+"""For each sequence: positions before the step, tokens in it."""
+
+
+def step_of(program: Program, sequences: list[tuple[int, int]], logits: Any = "all") -> Step:
+    """A step whose caches hold random keys and values before it; the same ones every time."""
+    random = np.random.default_rng(5)
+    parts = []
+    for used, count in sequences:
+        cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim)
+        cache.reserve(used + count, 0)
+        for array in (*cache.keys, *cache.values):
+            array[:, :used] = random.standard_normal(array[:, :used].shape)
+        parts.append((cache, used, random.integers(0, V, count)))
+    return make_step(parts, program.heads // program.key_value_heads, logits)
+
+
+def until(program: Program, operation: Operation) -> Program:
+    """The program up to an operation, which is then its output."""
+    short = copy.copy(program)
+    short.operations = program.operations[: program.operations.index(operation) + 1]
+    return short
+
+
+@pytest.mark.parametrize("sequences", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_operation_computes_what_its_reference_does(
+    seed: int, sequences: list[tuple[int, int]]
+) -> None:
+    program = Maker(seed).program()
+    expected = run_reference(program, step_of(program, sequences))
+    for operation in program.operations:
+        found = Executor(until(program, operation), Team(1)).run(step_of(program, sequences))
+        reference = expected[operation.output.name]
+        np.testing.assert_allclose(
+            found, reference, rtol=0, atol=1e-5 * np.abs(reference).max(), err_msg=str(operation)
+        )
+
+
+def test_together_the_programs_have_every_kind_of_operation() -> None:
+    kinds = {operation.kind for seed in range(3) for operation in Maker(seed).program().operations}
+    assert kinds == {name.removeprefix("_lower_") for name in vars(Lowering) if name.startswith("_lower_")}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("seed", range(6))
+def test_logits_and_caches_are_those_of_the_reference(seed: int, format: str) -> None:
+    program = Maker(seed, format).program()
+    executor = Executor(program, Team(2))
+    for sequences in STEPS.values():
+        step, other = (step_of(program, sequences) for _ in range(2))
+        expected, found = run_reference(program, other)["logits"], executor.run(step)
+        # int8 rounds what it multiplies to 15 bits, or to 8 where many tokens meet the weights at once
+        share = 1e-5 if format != "int8" else 2e-3 if len(step.ids) < 32 else 0.1
+        assert np.abs(found - expected).max() < share * np.abs(expected).max()
+        for mine, theirs in zip(step.caches, other.caches, strict=True):
+            for one, two in zip((*mine.keys, *mine.values), (*theirs.keys, *theirs.values), strict=True):
+                np.testing.assert_allclose(one, two, atol=10 * share)
+
+
+@pytest.mark.parametrize("logits", ["all", "last", [0], [4, 2, 2]], ids=str)
+def test_only_the_chosen_tokens_have_logits(logits: Any) -> None:
+    program = Maker(1).program()
+    executor = Executor(program, Team(1))
+    everything = executor.run(step_of(program, [(0, 3), (8, 2)])).copy()
+    chosen = {"all": range(5), "last": [2, 4]}.get(str(logits), logits)
+    found = executor.run(step_of(program, [(0, 3), (8, 2)], logits))
+    np.testing.assert_allclose(found, everything[list(chosen)], atol=1e-5)
+
+
+@pytest.mark.parametrize("chosen", [[], [0, 0, 0]])
+def test_a_single_token_whose_logits_are_not_wanted_once(chosen: list[int]) -> None:
+    program = Maker(1).program()
+    executor = Executor(program, Team(1))
+    expected = executor.run(step_of(program, [(8, 1)])).copy()
+    found = executor.run(step_of(program, [(8, 1)], chosen))
+    assert found.shape == (len(chosen), V)
+    np.testing.assert_allclose(found, np.repeat(expected, len(chosen), axis=0), atol=1e-5)
+
+
+# Waiting: in what order may things happen?
+
+
+class ShuffledTeam:
+    """Does the shares of a table in an order that a team might, given its waits; and the worst at that."""
+
+    threads = 3
+
+    def __init__(self, seed: int | None) -> None:
+        self._random = np.random.default_rng(seed) if seed is not None else None
+        self.storage: list[np.ndarray] = []
+
+    def shares(self, table: np.ndarray) -> Iterator[tuple[int, int, int]]:
+        """(row, begin, end), group after group."""
+        group: list[tuple[int, int, int]] = []
+        units = 0
+        for i, row in enumerate(table):
+            assert row[CHUNK] > 0
+            steps = range(0, int(row[UNITS]), int(row[CHUNK]))
+            group += [(i, begin, min(begin + int(row[CHUNK]), int(row[UNITS]))) for begin in steps]
+            units += int(row[UNITS])
+            if row[AWAITED] or i == len(table) - 1:
+                assert row[AWAITED] == units, "it waits for all of the group, or for ever"
+                if self._random is not None:
+                    self._random.shuffle(group)
+                yield from group
+                group, units = [], 0
+
+    def run(self, table: np.ndarray) -> None:
+        for array in self.storage:
+            array[:] = np.nan  # what is read before it is written shows
+        operation = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        for i, begin, end in self.shares(table):
+            address = table.ctypes.data + 8 * (table.shape[1] * i + OPERANDS)
+            operation(int(table[i, FUNCTION]))(address, begin, end)
+
+
+def run_shuffled(program: Program, sequences: list[tuple[int, int]], seed: int | None) -> np.ndarray:
+    team = ShuffledTeam(seed)
+    executor = Executor(program, team)  # type: ignore[arg-type]
+    executor.run(step_of(program, sequences))  # reserves the storage
+    team.storage = [array for table in executor._tables for array in table.storage._arrays]
+    assert team.storage
+    return executor.run(step_of(program, sequences)).copy()
+
+
+@pytest.mark.parametrize("sequences", [STEPS["a later token"], STEPS["texts come and go"], [(0, 60)]])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("seed", range(6))
+def test_any_order_that_the_waits_allow_gives_the_same_bits(
+    seed: int, format: str, sequences: list[tuple[int, int]]
+) -> None:
+    program = Maker(seed, format).program()
+    expected = run_shuffled(program, sequences, None)
+    assert np.isfinite(expected).all()
+    for order in range(5):
+        np.testing.assert_array_equal(run_shuffled(program, sequences, order), expected)
+
+
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize("seed", range(40))
+def test_no_two_rows_that_run_together_touch_the_same_memory(seed: int, single: bool) -> None:
+    program = Maker(seed, FORMATS[seed % 3]).program()
+    table = executor_module._Table(program, single, 4)
+    slots = table.storage.slots
+    group: list[tuple[set[int], set[int]]] = []
+    for row, waits in zip(table.rows, table._waits, strict=True):
+        named = {part for part in row.operands if isinstance(part, Buffer)}
+        named |= {part.buffer for part in row.operands if isinstance(part, Address)}
+        declared = {buffer for buffer in (*row.reads, *row.writes) if buffer.width}
+        assert named == declared, f"{row.kernel.name} says what it touches"
+        reads, writes = ({slots[buffer.name] for buffer in some} for some in (row.reads, row.writes))
+        for earlier_reads, earlier_writes in group:
+            assert not earlier_writes & (reads | writes), "reads or writes what another writes"
+            assert not earlier_reads & writes, "writes what another reads"
+        group.append((reads, writes))
+        if waits:
+            group = []
+    assert table._waits[-1]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_number_of_threads_changes_no_bit(seed: int, format: str) -> None:
+    program = Maker(seed, format).program()
+    executors = [Executor(program, Team(threads)) for threads in (1, 2, 3, 7)]
+    for sequences in [*STEPS.values(), [(0, 100)]]:
+        first, *others = [executor.run(step_of(program, sequences)).copy() for executor in executors]
+        for other in others:
+            np.testing.assert_array_equal(other, first)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("seed", range(4))
+def test_where_in_memory_the_buffers_lie_changes_no_bit(seed: int, format: str) -> None:
+    program = Maker(seed, format).program()
+    sequences, random = STEPS["a later token"], np.random.default_rng(0)
+    expected = Executor(program, Team(1)).run(step_of(program, sequences)).copy()
+    kept: list[Any] = []
+    for _ in range(20):
+        kept += [np.empty(int(size), np.float32) for size in random.integers(1, 200, 20)]
+        kept.append(Executor(program, Team(1)))
+        np.testing.assert_array_equal(kept[-1].run(step_of(program, sequences)), expected)
+
+
+# One executor, many steps
+
+
+def test_steps_of_any_size_follow_each_other() -> None:
+    program = Maker(2).program()
+    executor = Executor(program, Team(2))
+    for sequences in [*STEPS.values(), [(0, 130)], *STEPS.values(), [(0, 2)] * 5, [(300, 1)]]:
+        expected = Executor(program, Team(1)).run(step_of(program, sequences))
+        np.testing.assert_array_equal(executor.run(step_of(program, sequences)), expected)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize(
+    ("place", "when"),
+    [
+        ("_aligned", 0),
+        ("_aligned", 3),
+        ("_Storage.address", 0),
+        ("_Storage.address", 3),
+        ("_Table._share", 0),
+    ],
+)
+def test_an_interrupted_preparation_leaves_nothing_half_done(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException], place: str, when: int
+) -> None:
+    program = Maker(2).program()
+    executor = Executor(program, Team(2))
+    small, large = [(0, 3)], [(0, 70), (0, 5)]
+    expected = {len(one): executor.run(step_of(program, one)).copy() for one in (small, large)}
+    executor = Executor(program, Team(2))
+    executor.run(step_of(program, small))
+    owner: Any = executor_module
+    *path, name = place.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    true = getattr(owner, name)
+    calls = 0
+
+    def fail(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > when:
+            raise error
+        return true(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        for _ in range(2):
+            with pytest.raises(error):
+                executor.run(step_of(program, large))
+            calls = 0
+            when = 0
+    for one in (small, large, small):
+        np.testing.assert_array_equal(executor.run(step_of(program, one)), expected[len(one)])

@@ -87,8 +87,10 @@ class Cutter:
                 end = _SPACES_AFTER.match(text, end).end()
             if done < start:
                 parts.append((None, (done, start)))
-            # As in the library, the space that `rstrip` takes may be a token again.
-            parts.append((token, (start, end)))
+            # As in the library, the space that `rstrip` takes may be a token again, unless `lstrip` leaves
+            # nothing of it.
+            if start < end:
+                parts.append((token, (start, end)))
             done = end
         if done < len(text):
             parts.append((None, (done, len(text))))

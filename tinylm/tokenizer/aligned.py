@@ -41,9 +41,14 @@ class Aligned:
         return Aligned("".join(texts), spans, self.origin)
 
     def prepended(self, text: str) -> Aligned:
-        """A text put in front; it stands for the first character. Nothing goes in front of nothing."""
+        """A text put in front; it stands for the first character. Nothing goes in front of nothing.
+
+        As in the library, a character that an empty text was put in front of has lost its place.
+        """
         if not self.text:
             return self
+        if not text:
+            return Aligned(self.text, [(self.origin, self.origin), *self.spans[1:]], self.origin)
         return Aligned(text + self.text, [self.spans[0]] * len(text) + self.spans, self.origin)
 
     def replaced(self, matches: Iterable[Span], content: str) -> Aligned:

@@ -45,13 +45,6 @@ class BytePairEncoding:
                 f"{fields.where}.dropout is {show(fields.values['dropout'])}; random merges are not supported"
             )
         self.vocab = read_vocab(fields)
-        self.tokens = {id: token for token, id in self.vocab.items()}
-        if len(self.tokens) < len(self.vocab):
-            twice = next(token for token, id in self.vocab.items() if self.tokens[id] != token)
-            id = self.vocab[twice]
-            raise TokenizerError(
-                f"{fields.where}.vocab gives the id {id} to both {show(twice)} and {show(self.tokens[id])}"
-            )
         self._ranks, self._merged = read_merges(fields, self.vocab)
         self._ignore_merges = fields.flag("ignore_merges", False)
         self._fuse_unknown = fields.flag("fuse_unk", False)
@@ -208,6 +201,12 @@ def read_vocab(fields: Fields) -> dict[str, int]:
                 raise TokenizerError(
                     f"{fields.where}.vocab[{show(token)}] is {show(id)}; it must be an integer from 0 to {HIGHEST_ID}"
                 )
+    tokens = {id: token for token, id in vocab.items()}
+    if len(tokens) < len(vocab):
+        one, other = next((token, tokens[id]) for token, id in vocab.items() if tokens[id] != token)
+        raise TokenizerError(
+            f"{fields.where}.vocab gives the id {vocab[one]} to both {show(one)} and {show(other)}"
+        )
     return vocab
 
 

@@ -223,10 +223,10 @@ def read(fields: Fields | None) -> Decoder:
     for part in flat(fields):
         match part.text("type"):
             case "ByteLevel":
-                stages.append(BytesOfTokens)
+                stages.append(whole(BytesOfTokens) if fused else BytesOfTokens)
                 fused = True
             case "ByteFallback":
-                stages.append(ByteFallback)
+                stages.append(whole(ByteFallback) if fused else ByteFallback)
             case "Fuse":
                 fused = True
             case "Strip":
@@ -238,6 +238,16 @@ def read(fields: Fields | None) -> Decoder:
             case _:
                 raise part.unsupported("decoder", KINDS)
     return lambda: Chain([stage() for stage in stages])
+
+
+def whole(decoder: Decoder) -> Decoder:
+    """A decoder that looks at what a token is made of, where the whole text is one token."""
+
+    def change(text: str) -> str:
+        stage = decoder()
+        return "".join([*stage.feed([text]), *stage.finish()])
+
+    return lambda: Hold(change)
 
 
 def flat(fields: Fields) -> list[Fields]:

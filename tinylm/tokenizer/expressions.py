@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import regex
 
-_WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\xb2\xb3\xb9\xbc-\xbe"
+_WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}"
+_WORD_ALONE = rf"[{_WORD}\xb2\xb3\xb9\xbc-\xbe]"
+"""A word character where it stands outside brackets: there Oniguruma takes some Latin-1 numbers for one."""
+
 _IN_CLASS = {
     "w": _WORD,
     "W": f"[^{_WORD}]",
@@ -18,8 +21,10 @@ _IN_CLASS = {
     "e": r"\x1b",
 }
 _ALONE = {
-    "w": f"[{_WORD}]",
-    "W": f"[^{_WORD}]",
+    "w": _WORD_ALONE,
+    "W": f"[^{_WORD_ALONE[1:]}",
+    "b": f"(?:(?<={_WORD_ALONE})(?!{_WORD_ALONE})|(?<!{_WORD_ALONE})(?={_WORD_ALONE}))",
+    "B": f"(?:(?<={_WORD_ALONE})(?={_WORD_ALONE})|(?<!{_WORD_ALONE})(?!{_WORD_ALONE}))",
     "h": "[0-9A-Fa-f]",
     "H": "[^0-9A-Fa-f]",
     "e": r"\x1b",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tinylm.errors import TokenizerError
@@ -61,57 +62,58 @@ def leading_spaces(token: str) -> int:
 
 
 class PostProcessor:
-    """What is done to the ids of a text: trims and templates in the order of the file."""
+    """What is done to the ids of a text."""
 
-    def __init__(self, fields: Fields | None, vocabulary: frozenset[int] | set[int]) -> None:
-        self.steps: list[Trim | Template] = []
+    def __init__(self, fields: Fields | None, vocabulary: Collection[int]) -> None:
+        self._trims: list[Trim] = []
+        self._template: Template | None = None
         if fields is not None:
             self._read(fields, vocabulary)
-        self._before: list[int] = []
-        self._after: list[int] = []
-        self._simple = True
-        for step in self.steps:
-            if isinstance(step, list):
-                if step.count(None) != 1:
-                    self._simple = False
-                    continue
-                text = step.index(None)
-                self._before = [id for part in step[:text] if part for id in part.ids] + self._before
-                self._after += [id for part in step[text + 1 :] if part for id in part.ids]
+        template = self._template or [None]
+        text = template.index(None) if None in template else len(template)
+        self._plain = template.count(None) == 1
+        self._before = [id for part in template[:text] if part is not None for id in part.ids]
+        self._after = [id for part in template[text:] if part is not None for id in part.ids]
 
     def ids(self, ids: list[int], add_special_tokens: bool) -> list[int]:
         """The ids with the special ones around."""
-        if self._simple:
+        if self._plain:
             return [*self._before, *ids, *self._after] if add_special_tokens else ids
-        blank = Encoding(ids, [""] * len(ids), [(0, 0)] * len(ids))
-        return self.apply(blank, add_special_tokens).ids
+        return self._filled(Encoding(ids, [""] * len(ids), [(0, 0)] * len(ids)), add_special_tokens).ids
 
     def apply(self, encoding: Encoding, add_special_tokens: bool) -> Encoding:
-        """The encoding with the special tokens around and the offsets trimmed."""
-        for step in self.steps:
-            if isinstance(step, Trim):
-                step.apply(encoding)
-                continue
-            whole = Encoding()
-            for part in step:
-                if part is None:
-                    whole.ids += encoding.ids
-                    whole.tokens += encoding.tokens
-                    whole.offsets += encoding.offsets
-                elif add_special_tokens:
-                    whole.ids += part.ids
-                    whole.tokens += part.tokens
-                    whole.offsets += [(0, 0)] * len(part.ids)
-            encoding = whole
-        return encoding
+        """The encoding with its offsets trimmed and the special tokens around."""
+        for trim in self._trims:
+            trim.apply(encoding)
+        return self._filled(encoding, add_special_tokens)
 
-    def _read(self, fields: Fields, vocabulary: frozenset[int] | set[int]) -> None:
+    def _filled(self, encoding: Encoding, add_special_tokens: bool) -> Encoding:
+        """The template with an encoding in the places of the text."""
+        if self._template is None:
+            return encoding
+        whole = Encoding()
+        for part in self._template:
+            if part is None:
+                whole.ids += encoding.ids
+                whole.tokens += encoding.tokens
+                whole.offsets += encoding.offsets
+            elif add_special_tokens:
+                whole.ids += part.ids
+                whole.tokens += part.tokens
+                whole.offsets += [(0, 0)] * len(part.ids)
+        return whole
+
+    def _read(self, fields: Fields, vocabulary: Collection[int]) -> None:
         match fields.text("type"):
             case "ByteLevel":
                 if fields.flag("trim_offsets"):
-                    self.steps.append(Trim(fields))
+                    self._trims.append(Trim(fields))
             case "TemplateProcessing":
-                self.steps.append(read_template(fields, vocabulary))
+                if self._template is not None:
+                    raise TokenizerError(
+                        f"{fields.where}: there is a template already, and only one is supported"
+                    )
+                self._template = read_template(fields, vocabulary)
             case "Sequence":
                 for part in fields.parts("processors"):
                     self._read(part, vocabulary)
@@ -119,7 +121,7 @@ class PostProcessor:
                 raise fields.unsupported("post-processor", KINDS)
 
 
-def read_template(fields: Fields, vocabulary: frozenset[int] | set[int]) -> Template:
+def read_template(fields: Fields, vocabulary: Collection[int]) -> Template:
     """The template of a single text."""
     specials = fields.inner("special_tokens")
     template: Template = []

@@ -18,6 +18,7 @@ from .byte_alphabet import to_alphabet
 from .fields import Fields, show
 from .folder import read_beside, read_text, special_token, tokenizer_file
 from .post_processors import Encoding, PostProcessor
+from .vocabulary import Vocabulary
 
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: each message a dict with `role` and `content`."""
@@ -53,13 +54,17 @@ class Tokenizer:
         self._model = BytePairEncoding(fields.inner("model"))
         self._normalizer = self._part(fields, "normalizer", normalizers.read)
         self._pre_tokenizer = self._part(fields, "pre_tokenizer", pre_tokenizers.read)
-        self._read_added(fields)
+        self._vocabulary = Vocabulary(fields, self._model.vocab, self._normalized)
+        self.vocab_size = self._vocabulary.size
+        self.special_ids = self._vocabulary.special_ids
         self._as_bytes = pre_tokenizers.leave_bytes_to_model(self._pre_tokenizer)
         self._asks_for_places = pre_tokenizers.asks_for_places(
             self._pre_tokenizer, normalizes=self._normalizer is not None
         )
         self._decoder = decoders.read(self._optional(fields, "decoder"))
-        self._post_processor = PostProcessor(self._optional(fields, "post_processor"), set(self._tokens))
+        self._post_processor = PostProcessor(
+            self._optional(fields, "post_processor"), self._vocabulary.tokens.keys()
+        )
         self._words: dict[str, Ids] = {}
         self._parts: dict[str, Ids] = {}
 
@@ -101,24 +106,6 @@ class Tokenizer:
         found = self._optional(fields, key)
         return None if found is None else read(found)
 
-    def _read_added(self, fields: Fields) -> None:
-        """Added tokens, in the order that decides between equals: special ones first."""
-        entries = [
-            AddedToken.read(Fields(value, f"tokenizer.json.added_tokens[{place}]"))
-            for place, value in enumerate(fields.entries("added_tokens", []))
-        ]
-        tokens = [token for token in entries if token.content]
-        self._tokens = dict(self._model.tokens)
-        self._ids = dict(self._model.vocab)
-        for token in tokens:
-            self._tokens[token.id] = token.content
-            self._ids[token.content] = token.id
-        self.special_ids = frozenset(token.id for token in tokens if token.special)
-        self.vocab_size = max(self._tokens, default=-1) + 1
-        ordered = [t for t in tokens if t.special] + [t for t in tokens if not t.special]
-        self._raw_cutter = Cutter((t.content, t) for t in ordered if not t.normalized)
-        self._cutter = Cutter((self._normalized(t.content), t) for t in ordered if t.normalized)
-
     def _normalized(self, text: str) -> str:
         return text if self._normalizer is None else self._normalizer.apply(text)
 
@@ -139,11 +126,11 @@ class Tokenizer:
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, None if there is no such token."""
-        return self._ids.get(token)
+        return self._vocabulary.ids.get(token)
 
     def id_to_token(self, id: int) -> str | None:
         """The token of an id as it is spelled in tokenizer.json, None if there is no such id."""
-        return self._tokens.get(id)
+        return self._vocabulary.tokens.get(id)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text."""
@@ -151,7 +138,7 @@ class Tokenizer:
         if self._asks_for_places:
             return self.encode_with_offsets(text, add_special_tokens).ids
         ids: list[int] = []
-        for place, part in enumerate(self._cut(self._raw_cutter, text)):
+        for place, part in enumerate(self._cut(self._vocabulary.in_raw, text)):
             if isinstance(part, str):
                 ids += self._encode_normalized(self._normalized(part), at_start=place == 0)
             else:
@@ -167,7 +154,7 @@ class Tokenizer:
 
     def _encode_normalized(self, text: str, at_start: bool) -> Iterable[int]:
         """The ids of a normalized text between tokens that were cut out before."""
-        cutter = self._cutter
+        cutter = self._vocabulary.in_normalized
         parts = cutter.split(text) if cutter.plain else []
         if len(parts) == 1:
             return self._encode_words(self._cut_words(text, at_start))
@@ -190,7 +177,9 @@ class Tokenizer:
             known = self._parts = {}
         if not known:
             # A text between two of these tokens never is one of them, so that one memory serves both.
-            known.update((spelling, (token.id,)) for spelling, token in self._cutter.tokens.items())
+            known.update(
+                (spelling, (token.id,)) for spelling, token in self._vocabulary.in_normalized.tokens.items()
+            )
         new = {part: self._cut_words(part, False) for part in set(parts).difference(known)}
         self._encode_words([word for words in new.values() for word in words])
         return look_up(parts, known, {part: tuple(self._encode_words(words)) for part, words in new.items()})
@@ -212,14 +201,14 @@ class Tokenizer:
         check_text(text)
         encoding = Encoding()
         raw = Aligned.whole(text)
-        for token, span in self._raw_cutter.cut(text):
+        for token, span in self._vocabulary.in_raw.cut(text):
             if token is not None:
                 self._add_token(encoding, token, raw.cut(*span))
                 continue
             piece = raw.cut(*span)
             if self._normalizer is not None:
                 piece = self._normalizer.aligned(piece)
-            for inner, place in self._cutter.cut(piece.text):
+            for inner, place in self._vocabulary.in_normalized.cut(piece.text):
                 if inner is not None:
                     self._add_token(encoding, inner, piece.cut(*place))
                     continue
@@ -243,7 +232,7 @@ class Tokenizer:
         for id, length in self._model.encode_with_lengths(word.text):
             end = start + length
             encoding.ids.append(id)
-            encoding.tokens.append(self._tokens[id])
+            encoding.tokens.append(self._vocabulary.tokens[id])
             encoding.offsets.append((spans[start][0], spans[end - 1][1]))
             start = end
 
@@ -304,25 +293,12 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ids."""
         stage = self._decoder()
-        tokens = self._tokens_of(ids, skip_special_tokens)
+        tokens = self._vocabulary.written_tokens(ids, skip_special_tokens)
         return "".join([*stage.feed(tokens), *stage.finish()])
 
     def stream(self, skip_special_tokens: bool = True) -> TextStream:
         """A decoder that takes ids one by one."""
         return TextStream(self, skip_special_tokens)
-
-    def _tokens_of(self, ids: Iterable[int], skip_special_tokens: bool) -> list[str]:
-        skipped = self.special_ids if skip_special_tokens else frozenset()
-        tokens = []
-        for id in ids:
-            token = self._tokens.get(id)
-            if token is None:
-                raise TokenizerError(
-                    f"there is no token with the id {show(id)}; ids go up to {self.vocab_size - 1}"
-                )
-            if id not in skipped:
-                tokens.append(token)
-        return tokens
 
 
 class TextStream:
@@ -335,7 +311,7 @@ class TextStream:
 
     def push(self, id: int) -> str:
         """The text that this id makes certain; often empty."""
-        tokens = self._tokenizer._tokens_of((id,), self._skip_special_tokens)
+        tokens = self._tokenizer._vocabulary.written_tokens((id,), self._skip_special_tokens)
         return "".join(self._stage.feed(tokens))
 
     def finish(self) -> str:

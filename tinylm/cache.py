@@ -29,14 +29,19 @@ class KeyValueCache:
         return np.zeros((heads, capacity + PADDING, head_dim), np.float32)
 
     def reserve(self, capacity: int, used: int) -> None:
-        """Make room for `capacity` positions; the first `used` keep what they hold."""
+        """Make room for `capacity` positions; the first `used` keep what they hold.
+
+        Whatever interrupts it, nothing is lost: the next call lays out anew what differs in length by then.
+        """
         if capacity <= self.capacity:
             return
         capacity = -(-capacity // GROWTH) * GROWTH
+        self.capacity = 0
         for arrays in (self.keys, self.values):
             for layer, old in enumerate(arrays):
-                arrays[layer] = self._room(capacity)
-                arrays[layer][:, :used] = old[:, :used]
+                new = self._room(capacity)
+                new[:, :used] = old[:, :used]
+                arrays[layer] = new
         self.capacity = capacity
 
     def copy_from(self, other: KeyValueCache, used: int) -> None:

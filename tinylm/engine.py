@@ -142,6 +142,8 @@ class Engine:
         new = self._check(ids)
         if len(new) != len(sequences) or not len(new):
             raise ParameterError(f"{len(new)} ids for {len(sequences)} sequences; expected one each")
+        if len({id(sequence) for sequence in sequences}) < len(sequences):
+            raise ParameterError("a sequence stands twice in one step; fork it to go on in two ways")
         for sequence in sequences:
             self._make_room([sequence], 1)
         return self._step(sequences, [new[i : i + 1] for i in range(len(new))], "last")
@@ -162,6 +164,8 @@ class Engine:
     def trace(self, ids: Ids, hooks: dict[str, Hook] | None = None) -> Values:
         """Every intermediate value by its name, by the reference executor; see `run_reference`."""
         new = self._check(ids)
+        if not len(new):
+            raise ParameterError("there are no ids to trace")
         sequence = self.new_sequence()
         self._make_room([sequence], len(new))
         return run_reference(self.program, make_step([(sequence.cache, 0, new)], self._group, "all"), hooks)

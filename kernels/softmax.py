@@ -46,7 +46,7 @@ class _Vectors:
         self._fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{width}f32")
         self._width = width
 
-    def number(self, value: float) -> ir.Constant:
+    def number(self, value: float | np.floating[Any]) -> ir.Constant:
         return ir.Constant(self.floats, [float(value)] * self._width)
 
     def integer(self, value: int) -> ir.Constant:

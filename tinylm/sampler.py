@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from tinylm.candidates import (
     SORTED,
@@ -120,7 +120,8 @@ class Sampler:
         if 0 < parameters.top_k < processed.size:
             ids = top_k_places(processed, parameters.top_k)
             # Few are left, so float64 costs nothing.
-            depths = float(best) - processed[ids].astype(np.float64 if ids.size <= SORTED else np.float32)
+            precision: DTypeLike = np.float64 if ids.size <= SORTED else np.float32
+            depths = float(best) - processed[ids].astype(precision)
             depths *= scale
             weights = np.exp(-depths)
         else:

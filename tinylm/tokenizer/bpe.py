@@ -6,10 +6,10 @@ Source: Sennrich, Haddow and Birch 2016, arXiv:1508.07909.
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Iterable
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
+from operator import add, contains, itemgetter, lshift, or_
 from typing import Any
 
 from tinylm.errors import TokenizerError
@@ -44,7 +44,7 @@ class BytePairEncoding:
             raise TokenizerError(
                 f"{fields.where}.dropout is {show(fields.values['dropout'])}; random merges are not supported"
             )
-        self.vocab = read_vocab(fields)
+        self.vocab, self.tokens = read_vocab(fields)
         self._ranks, self._merged = read_merges(fields, self.vocab)
         self._ignore_merges = fields.flag("ignore_merges", False)
         self._fuse_unknown = fields.flag("fuse_unk", False)
@@ -188,57 +188,57 @@ def merge(
             pairs[place] = rank_of(symbol << 32 | symbols[place + 1], NEVER)
 
 
-def read_vocab(fields: Fields) -> dict[str, int]:
-    """The ids of the tokens, checked."""
+def read_vocab(fields: Fields) -> tuple[dict[str, int], dict[int, str]]:
+    """The ids of the tokens and the tokens of the ids, checked."""
     vocab: dict[str, Any] = fields.inner("vocab").values
-    if (
-        set(map(type, vocab.values())) - {int}
-        or min(vocab.values(), default=0) < 0
-        or max(vocab.values(), default=0) > HIGHEST_ID
-    ):
+    ids = vocab.values()
+    if set(map(type, ids)) - {int} or not 0 <= min(ids, default=0) <= max(ids, default=0) <= HIGHEST_ID:
         for token, id in vocab.items():
             if type(id) is not int or not 0 <= id <= HIGHEST_ID:
                 raise TokenizerError(
                     f"{fields.where}.vocab[{show(token)}] is {show(id)}; it must be an integer from 0 to {HIGHEST_ID}"
                 )
-    tokens = {id: token for token, id in vocab.items()}
+    tokens = dict(zip(ids, vocab, strict=True))
     if len(tokens) < len(vocab):
         one, other = next((token, tokens[id]) for token, id in vocab.items() if tokens[id] != token)
         raise TokenizerError(
             f"{fields.where}.vocab gives the id {vocab[one]} to both {show(one)} and {show(other)}"
         )
-    return vocab
+    return vocab, tokens
 
 
 def read_merges(fields: Fields, vocab: dict[str, int]) -> tuple[dict[int, int], list[int]]:
     """The rank of each pair, `left << 32 | right`, and the symbol that each rank makes."""
     entries: list[Any] = fields.entries("merges")
     kinds = set(map(type, entries))
-    if kinds == {str}:
-        entries = [entry for entry in entries if not entry.startswith("#version")]
-        pairs = [entry.split(" ") for entry in entries]
-    elif kinds <= {list}:
-        pairs = entries
-    else:
+    if not kinds <= {str} and not kinds <= {list}:
         raise TokenizerError(f"{fields.where}.merges must hold only strings, or only pairs of strings")
+    if kinds == {str} and any(map(contains, entries, repeat("#version"))):
+        entries = [entry for entry in entries if not entry.startswith("#version")]
+    # A quarter of a million merges: each step is one call for all of them.
     try:
-        if set(map(len, pairs)) - {2}:
-            raise ValueError
-        lefts = [vocab[left] for left, _ in pairs]
-        rights = [vocab[right] for _, right in pairs]
-        merged = [vocab[left + right] for left, right in pairs]
+        if kinds == {str}:
+            if set(map(str.count, entries, repeat(" "))) - {1}:
+                raise ValueError
+            tokens = " ".join(entries).split(" ") if entries else []
+            lefts, rights = tokens[::2], tokens[1::2]
+        else:
+            if set(map(len, entries)) - {2}:
+                raise ValueError
+            lefts, rights = [*map(itemgetter(0), entries)], [*map(itemgetter(1), entries)]
+        merged = [*map(vocab.__getitem__, map(add, lefts, rights))]
+        upper = map(lshift, map(vocab.__getitem__, lefts), repeat(32))
+        pairs = map(or_, upper, map(vocab.__getitem__, rights))
+        return dict(zip(pairs, range(len(merged)), strict=True)), merged
     except (KeyError, TypeError, ValueError):
-        raise wrong_merge(fields, entries, pairs, vocab) from None
-    keys = map(operator.or_, (left << 32 for left in lefts), rights)
-    return dict(zip(keys, range(len(merged)), strict=True)), merged
+        raise wrong_merge(fields, entries, vocab) from None
 
 
-def wrong_merge(
-    fields: Fields, entries: list[Any], pairs: list[Any], vocab: dict[str, int]
-) -> TokenizerError:
+def wrong_merge(fields: Fields, entries: list[Any], vocab: dict[str, int]) -> TokenizerError:
     """The error that names the first merge that makes no sense."""
-    for place, (entry, pair) in enumerate(zip(entries, pairs, strict=True)):
+    for place, entry in enumerate(entries):
         where = f"{fields.where}.merges[{place}] is {show(entry)}"
+        pair = entry.split(" ") if isinstance(entry, str) else entry
         if len(pair) != 2 or not all(type(token) is str for token in pair):
             return TokenizerError(f"{where}; it must be two tokens, as 'a b' or ['a', 'b']")
         for token in (*pair, "".join(pair)):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .byte_alphabet import from_alphabet
 from .fields import Fields
 from .patterns import Pattern
 from .pre_tokenizers import read_scheme
+
+Value = TypeVar("Value")
 
 
 class Stage(Protocol):
@@ -31,36 +33,61 @@ Decoder = Callable[[], Stage]
 """Begins a text."""
 
 
+class Remembered(dict[str, Value]):
+    """What a function makes of tokens, each worked out once."""
+
+    def __init__(self, function: Callable[[str], Value]) -> None:
+        super().__init__()
+        self._function = function
+
+    def __missing__(self, token: str) -> Value:
+        value = self[token] = self._function(token)
+        return value
+
+
 class BytesOfTokens:
     """ByteLevel: the bytes that all tokens stand for, read as UTF-8; what is no UTF-8 becomes U+FFFD."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_of: Callable[[str], bytes] = from_alphabet) -> None:
+        self._bytes_of = bytes_of
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, tokens: list[str]) -> list[str]:
         """Whole characters only."""
-        return [self._decoder.decode(b"".join(map(from_alphabet, tokens)))]
+        return [self._decoder.decode(b"".join(map(self._bytes_of, tokens)))]
 
     def finish(self) -> list[str]:
         """A character that was never completed, as U+FFFD."""
         return [self._decoder.decode(b"", final=True)]
 
 
+def byte_of_token(token: str) -> int | None:
+    """`<0x0A>` -> 10; None where a token is no such form."""
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        try:
+            return int(token[3:5], 16)
+        except ValueError:
+            return None
+    return None
+
+
 class ByteFallback:
     """Tokens such as `<0x0A>` are bytes; a run of them that is no UTF-8 becomes one U+FFFD a byte."""
 
-    def __init__(self) -> None:
+    def __init__(self, byte_of: Callable[[str], int | None] = byte_of_token) -> None:
+        self._byte_of = byte_of
         self._run = bytearray()
 
     def feed(self, tokens: list[str]) -> list[str]:
         """A run is certain only when it ends: one wrong byte at its end spoils all of it."""
-        done = []
-        for token in tokens:
-            byte = byte_of(token)
-            if byte is None:
-                done += [*self.finish(), token]
-            else:
+        done: list[str] = []
+        for token, byte in zip(tokens, map(self._byte_of, tokens), strict=True):
+            if byte is not None:
                 self._run.append(byte)
+                continue
+            if self._run:
+                done += self.finish()
+            done.append(token)
         return done
 
     def finish(self) -> list[str]:
@@ -75,16 +102,6 @@ class ByteFallback:
             return ["\ufffd"] * len(run)
 
 
-def byte_of(token: str) -> int | None:
-    """`<0x0A>` -> 10; None where a token is no such form."""
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        try:
-            return int(token[3:5], 16)
-        except ValueError:
-            return None
-    return None
-
-
 class Each:
     """A decoder that changes every token for itself."""
 
@@ -93,7 +110,7 @@ class Each:
 
     def feed(self, tokens: list[str]) -> list[str]:
         """The changed tokens."""
-        return [self._change(token) for token in tokens]
+        return [*map(self._change, tokens)]
 
     def finish(self) -> list[str]:
         """Nothing: nothing is held back."""
@@ -223,10 +240,10 @@ def read(fields: Fields | None) -> Decoder:
     for part in flat(fields):
         match part.text("type"):
             case "ByteLevel":
-                stages.append(whole(BytesOfTokens) if fused else BytesOfTokens)
+                stages.append(whole(BytesOfTokens) if fused else remembering(BytesOfTokens, from_alphabet))
                 fused = True
             case "ByteFallback":
-                stages.append(whole(ByteFallback) if fused else ByteFallback)
+                stages.append(whole(ByteFallback) if fused else remembering(ByteFallback, byte_of_token))
             case "Fuse":
                 fused = True
             case "Strip":
@@ -238,6 +255,14 @@ def read(fields: Fields | None) -> Decoder:
             case _:
                 raise part.unsupported("decoder", KINDS)
     return lambda: Chain([stage() for stage in stages])
+
+
+def remembering(
+    stage: Callable[[Callable[[str], Value]], Stage], function: Callable[[str], Value]
+) -> Decoder:
+    """A decoder that looks at what a token is made of, once for all texts."""
+    known = Remembered(function).__getitem__
+    return lambda: stage(known)
 
 
 def whole(decoder: Decoder) -> Decoder:
@@ -274,7 +299,8 @@ def read_replace(fields: Fields, fused: bool) -> Decoder:
 
     if fused and len(pattern.literal) != 1:
         return lambda: Hold(change)
-    return lambda: Each(change)
+    known = Remembered(change).__getitem__
+    return lambda: Each(change if fused else known)
 
 
 def read_metaspace(fields: Fields, fused: bool) -> Decoder:

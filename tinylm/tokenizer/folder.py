@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise TokenizerError(f"{path} is {path.stat().st_size} bytes long; that is no tokenizer")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

@@ -69,7 +69,7 @@ class PostProcessor:
         self._template: Template | None = None
         if fields is not None:
             self._read(fields, vocabulary)
-        template = self._template or [None]
+        template: Template = self._template or [None]
         text = template.index(None) if None in template else len(template)
         self._plain = template.count(None) == 1
         self._before = [id for part in template[:text] if part is not None for id in part.ids]

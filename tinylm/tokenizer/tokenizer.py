@@ -54,7 +54,7 @@ class Tokenizer:
         self._model = BytePairEncoding(fields.inner("model"))
         self._normalizer = self._part(fields, "normalizer", normalizers.read)
         self._pre_tokenizer = self._part(fields, "pre_tokenizer", pre_tokenizers.read)
-        self._vocabulary = Vocabulary(fields, self._model.vocab, self._normalized)
+        self._vocabulary = Vocabulary(fields, self._model, self._normalized)
         self.vocab_size = self._vocabulary.size
         self.special_ids = self._vocabulary.special_ids
         self._as_bytes = pre_tokenizers.leave_bytes_to_model(self._pre_tokenizer)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from tinylm.errors import TokenizerError
 
 from .added_tokens import AddedToken, Cutter
+from .bpe import BytePairEncoding
 from .fields import Fields, show
 
 
@@ -17,10 +18,10 @@ class Vocabulary:
     an added token with `normalized` stands there in its normalized form, in which it is looked for.
     """
 
-    def __init__(self, fields: Fields, model: dict[str, int], normalize: Callable[[str], str]) -> None:
+    def __init__(self, fields: Fields, model: BytePairEncoding, normalize: Callable[[str], str]) -> None:
         added = read_added(fields, model)
-        self.ids = model | {token.content: token.id for token in added}
-        self.tokens = {id: token for token, id in self.ids.items()}
+        self.ids = model.vocab | {token.content: token.id for token in added}
+        self.tokens = model.tokens | {token.id: token.content for token in added}
         self.size = max(self.tokens, default=-1) + 1
         self.special_ids = frozenset(token.id for token in added if token.special)
         spelled = {token: normalize(token.content) if token.normalized else token.content for token in added}
@@ -37,10 +38,11 @@ class Vocabulary:
 
     def written_tokens(self, ids: Iterable[int], skip_special_tokens: bool) -> list[str]:
         """What the tokens of ids stand for, without the special ones if they are to be skipped."""
+        written, special = self.written, self.special_ids
         try:
             if skip_special_tokens:
-                return [self.written[id] for id in ids if id not in self.special_ids]
-            return [self.written[id] for id in ids]
+                return [written[id] for id in ids if id not in special]
+            return [written[id] for id in ids]
         except (KeyError, TypeError) as error:
             id = error.args[0] if isinstance(error, KeyError) else ids
             raise TokenizerError(
@@ -48,11 +50,11 @@ class Vocabulary:
             ) from None
 
 
-def read_added(fields: Fields, model: dict[str, int]) -> list[AddedToken]:
+def read_added(fields: Fields, model: BytePairEncoding) -> list[AddedToken]:
     """The added tokens of a tokenizer.json; their ids must follow those of the model without a gap."""
     added: dict[str, AddedToken] = {}
-    taken = {id: token for token, id in model.items()}
-    following = len(model)
+    taken = dict(model.tokens)
+    following = len(taken)
     for place, value in enumerate(fields.entries("added_tokens", [])):
         where = f"{fields.where}.added_tokens[{place}]"
         token = AddedToken.read(Fields(value, where))
@@ -61,8 +63,8 @@ def read_added(fields: Fields, model: dict[str, int]) -> list[AddedToken]:
         name = f"{where}, {show(token.content)},"
         if token.content in added:
             raise TokenizerError(f"{name} has been there before with other properties")
-        expected = model.get(token.content, following)
-        if token.content not in model:
+        expected = model.vocab.get(token.content, following)
+        if token.content not in model.vocab:
             if expected in taken:
                 raise TokenizerError(f"{name} would get the id {expected}, which {show(taken[expected])} has")
             following += 1

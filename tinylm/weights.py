@@ -95,9 +95,11 @@ class Weights:
         self._taken.add(self._names.stored(name))
 
     def same(self, name: str, other: str) -> bool:
-        """Whether two tensors hold the same numbers."""
-        one, two = (self._checkpoint.array(self._names.stored(each)) for each in (name, other))
-        return np.array_equal(one, two)
+        """Whether two tensors hold the same numbers, in whatever type."""
+        names = [self._names.stored(each) for each in (name, other)]
+        one_type = len({self._checkpoint.tensors[each].dtype for each in names}) == 1
+        read = self._checkpoint.array if one_type else self._checkpoint.float32
+        return np.array_equal(read(names[0]), read(names[1]))
 
     def left(self, ignorable: Sequence[str] = ()) -> list[str]:
         """The tensors that nobody took and that no pattern calls ignorable."""

@@ -43,6 +43,16 @@ SMALL_FILES = (
     "additional_chat_templates/*.jinja",
 )
 POLL_SECONDS = 0.1
+WRONG_SIZE = "Consistency check failed"
+"""How huggingface_hub's message begins for a file whose size is not what the hub said."""
+BROKEN_CONNECTIONS = (
+    "ChunkedEncodingError",
+    "ConnectionError",
+    "RemoteProtocolError",
+    "ReadError",
+    "ReadTimeout",
+)
+"""What the HTTP libraries under huggingface_hub call it; they changed with its versions."""
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)` in bytes; the stages are "downloading" and "checking"."""
@@ -185,19 +195,39 @@ def fetch_all(id: HubId, files: list[RemoteFile], commit: str, report: Progress)
 
 def fetch(id: HubId, file: RemoteFile, revision: str, report: Progress) -> Path:
     """One file from the hub or the cache -> its path in the cache, checked if it is new."""
-    from huggingface_hub import hf_hub_download
-
     blobs = repository_folder(id) / "blobs"
     is_new = not (blobs / file.blob).exists()
     with watched(blobs, file, report):
-        path = Path(
-            hf_hub_download(
-                id.repository, file.name, revision=revision, cache_dir=cache_folder(), endpoint=endpoint()
-            )
-        )
+        path = download(id, file, revision, blobs)
     if is_new:
         check_hash(id, file, path, report)
     return path
+
+
+def download(id: HubId, file: RemoteFile, revision: str, blobs: Path) -> Path:
+    """One file by huggingface_hub, which takes up a broken connection now in this call, now in the next.
+
+    So there is a next, as long as what came before it was kept and grew.
+    """
+    from huggingface_hub import hf_hub_download
+
+    kept = -1
+    while True:
+        try:
+            return Path(
+                hf_hub_download(
+                    id.repository, file.name, revision=revision, cache_dir=cache_folder(), endpoint=endpoint()
+                )
+            )
+        except Exception as error:
+            parts = [part for part in blobs.glob(f"{file.blob}*.incomplete") if file.blob]
+            if WRONG_SIZE in str(error):
+                for part in parts:
+                    part.unlink()
+                raise
+            before, kept = kept, sum(part.stat().st_size for part in parts)
+            if type(error).__name__ not in BROKEN_CONNECTIONS or kept <= max(before, 0):
+                raise
 
 
 @contextmanager
@@ -319,7 +349,7 @@ def explain(id: HubId, error: BaseException) -> str:
         return f"{id}: the hub is asked too often from here (429); wait a little, or {login}"
     if status is not None:
         return f"{id}: the hub at {hub} answers {status}; try again later"
-    if "Consistency check failed" in str(error):
+    if WRONG_SIZE in str(error):
         return f"{id}: a file came with another size than the hub says; it was not kept, pull again"
     root: BaseException = error
     while root.__cause__ is not None:

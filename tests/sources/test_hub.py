@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+import tinylm
+from tinylm.cli import main
 from tinylm.errors import MissingExtraError, SourceError, TinylmError
 from tinylm.sources.hub import pull_hub, resolve_hub
 
@@ -403,3 +405,24 @@ def test_without_huggingface_hub_the_extra_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'tinylm\[hub\]'"):
         pull_hub("someone/small-model")
+
+
+def test_from_an_id_to_a_text(
+    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TINYLM_MODEL", raising=False)
+    bundled = Path(tinylm.__file__).parent / "stories260k"
+    server.hub.files[COMMIT] = {file.name: file.read_bytes() for file in bundled.glob("*.[js]*")}
+    assert main(["generate", "Once upon a time", "-n", "5", "--model", "someone/small-model"]) == 1
+    assert "fetch it with: tinylm pull someone/small-model" in capsys.readouterr().err
+    words = ["generate", "Once upon a time", "-n", "5", "--model", "someone/small-model", "--yes"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(", there was a little")
+    assert "downloading someone/small-model" in said.err
+    assert main(["pull", "someone/small-model", "-q"]) == 0
+    assert Path(capsys.readouterr().out.strip()).name == COMMIT
+    assert main(["list"]) == 0
+    assert "someone/small-model" in capsys.readouterr().out
+    assert main(["remove", "someone/small-model", "--yes"]) == 0
+    assert not (home / "hub" / "models--someone--small-model").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from tinylm.kernels.rope import frequencies
 
 LARGEST_SIZE = 1 << 24
 """No width, count or vocabulary is larger; a config that says so lies."""
+
+LARGEST_NUMBER = sys.float_info.max
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -48,7 +51,7 @@ class Fields:
         value = self._config.get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LARGEST_NUMBER:
             raise CheckpointError(f"config.json: {name!r} is {value!r}; expected a number above 0")
         return float(value)
 
@@ -64,7 +67,7 @@ class Fields:
     def activation(self, name: str, default: str) -> str:
         """One of `kernels.activation.ACTIVATIONS`."""
         value = self._config.get(name) or default
-        if value not in ACTIVATIONS:
+        if not isinstance(value, str) or value not in ACTIVATIONS:
             raise CheckpointError(
                 f"config.json: {name!r} is {value!r}; supported are {', '.join(ACTIVATIONS)}"
             )
@@ -198,7 +201,8 @@ class Rope:
         return np.where(between, mixed, scaled).astype(np.float32)
 
     def _required(self, name: str) -> float:
-        value = self.fields.number(name, -1.0) if name in self.fields._config else None
-        if value is None:
+        missing = -1.0
+        value = self.fields.number(name, missing)
+        if value == missing:
             raise CheckpointError(f"config.json: rope type {self.kind!r} needs {name!r}")
         return value

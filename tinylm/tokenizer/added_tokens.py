@@ -73,7 +73,7 @@ class Cutter:
     def cut(self, text: str) -> list[tuple[AddedToken | None, Span]]:
         """The whole text as spans, each an added token or None."""
         parts: list[tuple[AddedToken | None, Span]] = []
-        done = 0
+        done = spaces = 0
         for match in self._pattern.finditer(text) if self._pattern else ():
             token = self.tokens[match[0]]
             start, end = match.span()
@@ -82,9 +82,10 @@ class Cutter:
             ):
                 continue
             if token.lstrip:
-                start = max(_SPACES_BEFORE.match(text, 0, start).start(), done)
+                start = _SPACES_BEFORE.match(text, done, start).start() if done < start else done
             if token.rstrip:
-                end = _SPACES_AFTER.match(text, end).end()
+                # In a long run of spaces that are tokens, each would look at all the rest again.
+                spaces = end = spaces if end < spaces else _SPACES_AFTER.match(text, end).end()
             if done < start:
                 parts.append((None, (done, start)))
             # As in the library, the space that `rstrip` takes may be a token again, unless `lstrip` leaves

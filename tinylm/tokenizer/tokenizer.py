@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,8 @@ from .vocabulary import Vocabulary
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: each message a dict with `role` and `content`."""
 
+HALF_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape in JSON that may be half of a surrogate pair."""
 LONGEST_KEPT = 128
 """Characters of the longest word whose ids are remembered."""
 MOST_KEPT = 1 << 16
@@ -94,9 +97,17 @@ class Tokenizer:
         """Read the text of a tokenizer.json."""
         try:
             document = json.loads(text)
+            if HALF_ESCAPED.search(text):
+                json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ord(error.object[error.start])
+            raise TokenizerError(f"tokenizer.json holds U+{half:04X}, half of a surrogate pair") from None
         except (ValueError, RecursionError) as error:
             raise TokenizerError(f"tokenizer.json is not JSON: {error}") from None
-        return cls(document)
+        try:
+            return cls(document)
+        except RecursionError:
+            raise TokenizerError("tokenizer.json has too many parts within parts") from None
 
     @staticmethod
     def _optional(fields: Fields, key: str) -> Fields | None:

@@ -50,7 +50,10 @@ class Operation:
         if self.matrix is not None:
             details.append(f"{self.matrix.format} {self.matrix.shape[0]}x{self.matrix.shape[1]}")
         details += [f"{name} {vector.shape[0]}" for name, vector in self.vectors.items()]
-        details += [f"{name}={value:g}" for name, value in self.numbers.items()]
+        details += [
+            f"{name}={ACTIVATIONS[int(value)] if name == 'kind' else f'{value:g}'}"
+            for name, value in self.numbers.items()
+        ]
         arguments = "; ".join(part for part in (inputs, ", ".join(details)) if part)
         return f"{self.output.name} {shape} = {self.kind}({arguments})"
 

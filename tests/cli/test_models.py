@@ -133,19 +133,6 @@ def test_import_shows_progress_and_prints_the_folder(
     assert err.splitlines()[0] == "importing model.gguf (2.0 MB)"
 
 
-def test_inspect_tells_the_facts_of_the_bundled_model(capsys: Captured) -> None:
-    code, out, err = run(capsys, "inspect", "stories260k", "--json")
-    assert (code, err) == (0, "")
-    facts = json.loads(out)
-    # The figures that are published with the model.
-    assert facts["parameters"] == 260_032
-    assert (facts["layers"], facts["heads"], facts["key/value heads"]) == (5, 8, 4)
-    assert (facts["vocabulary"], facts["context"]) == (512, 512)
-    assert facts["begin, end, padding"][:2] == [1, 2]
-    _, out, _ = run(capsys, "inspect")
-    assert "260,032" in out
-
-
 def test_after_a_warmup_nothing_is_left_to_compile(capsys: Captured) -> None:
     code, out, _ = run(capsys, "warmup")
     assert code == 0

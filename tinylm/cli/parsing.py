@@ -49,6 +49,11 @@ def add_model_options(parser: argparse.ArgumentParser, default: str = BUNDLED_MO
     )
     group.add_argument("--threads", type=int, metavar="N", help="threads (default: one a performance core)")
     group.add_argument("--offline", action="store_true", help="never touch the network")
+    add_layout_options(group)
+
+
+def add_layout_options(group: argparse._ActionsContainer) -> None:
+    """`--architecture`, `--tensor-names`: for folders that do not say what they are."""
     group.add_argument(
         "--architecture", metavar="NAME", help="the layout of a folder whose config.json names an unknown one"
     )

@@ -75,7 +75,7 @@ def _explain_layout(
         *(f"  {line}" for line in found.lines()),
     ]
     others = [other for other in ARCHITECTURES if other != found.architecture]
-    best = layout.closest([layout.fit(checkpoint, _module(other), names) for other in others])
+    best = closest_fit(checkpoint, names, others)
     if layout.closest([found, best]) is best:
         return "\n".join([*lines, *_closest_lines(checkpoint, names, others)])
     return "\n".join([*lines, MAPPING_HINT] if found.missing else lines)
@@ -83,7 +83,7 @@ def _explain_layout(
 
 def _closest_lines(checkpoint: Checkpoint, names: TensorNames | None, choice: Sequence[str]) -> list[str]:
     """The architecture of the choice that the tensors are closest to, and what does not fit even there."""
-    best = layout.closest([layout.fit(checkpoint, _module(name), names) for name in choice])
+    best = closest_fit(checkpoint, names, choice)
     lines = [f"The closest known layout is {best.architecture}: {best.summary}"]
     lines += [f"  {line}" for line in best.lines()]
     if best.problem:
@@ -93,5 +93,9 @@ def _closest_lines(checkpoint: Checkpoint, names: TensorNames | None, choice: Se
     return [*lines, MAPPING_HINT] if best.missing else lines
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"tinylm.models.{name}")
+def closest_fit(
+    checkpoint: Checkpoint, names: TensorNames | None = None, choice: Sequence[str] = ARCHITECTURES
+) -> layout.Fit:
+    """How the tensors of a folder fit the architecture of the choice that they fit best."""
+    modules = [importlib.import_module(f"tinylm.models.{name}") for name in choice]
+    return layout.closest([layout.fit(checkpoint, module, names) for module in modules])

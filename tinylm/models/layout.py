@@ -17,6 +17,7 @@ from tinylm.errors import CheckpointError
 from tinylm.formats import Matrix
 from tinylm.formats.float32 import Float32Matrix
 from tinylm.formats.int8 import SCALES, stored_shapes
+from tinylm.program import Program
 from tinylm.tensor_names import TensorNames
 from tinylm.weights import Weights
 
@@ -33,7 +34,8 @@ class Fit:
     """How the tensors of a folder fit an architecture.
 
     `fitting` counts them; missing: name -> shape; misshapen: name -> (asked for, found); extra: name -> shape;
-    problem: why the config could not even be read as this architecture's.
+    problem: why the config could not even be read as this architecture's; program: what it writes otherwise, its
+    weights all zeros.
     """
 
     architecture: str
@@ -42,6 +44,7 @@ class Fit:
     misshapen: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     extra: dict[str, Shape] = field(default_factory=dict)
     problem: str = ""
+    program: Program | None = None
 
     @property
     def whole(self) -> bool:
@@ -155,7 +158,8 @@ def fit(checkpoint: Checkpoint, module: ModuleType, names: TensorNames | None = 
     """How the tensors of a folder fit the architecture of a module of `tinylm.models`."""
     found = Fit(module.__name__.rpartition(".")[2])
     try:
-        module.build(module.read_config(checkpoint.config), ExpectedTensors(checkpoint, names, found))
+        weights = ExpectedTensors(checkpoint, names, found)
+        found.program = module.build(module.read_config(checkpoint.config), weights)
     except CheckpointError as error:
         found.problem = str(error)
     return found

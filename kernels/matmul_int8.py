@@ -12,7 +12,7 @@ from numba import carray
 from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.operands import float32_2d, int64_1d, uint16_2d
-from tinylm.kernels.simd import float_of_int32_bits, memory, to_float32
+from tinylm.kernels.simd import float_of_int32_bits, memory, nearest_int32, to_float32
 from tinylm.kernels.tile_int8 import GROUP, make_tile
 
 HIGHEST = 127 * 256 + 127
@@ -106,9 +106,9 @@ def quantize(weight, packed, scales, begin, end):
                 scale = to_float32(scales[block, group, row])
                 inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
                 for k in range(first, min((group + 1) * GROUP, COLUMNS * packed.shape[1])):
-                    number = np.float32(0)
+                    number = np.int32(0)
                     if n < N and k < K:
-                        number = np.rint(to_float32(weight[n, k]) * inverse)
+                        number = nearest_int32(to_float32(weight[n, k]) * inverse)
                     packed[block, k // COLUMNS, row, k % COLUMNS] = np.int8(number)
 
 
@@ -146,7 +146,7 @@ def _pack_group(numbers, high_plane, low_plane):
     inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
     high_sum, low_sum = np.int32(0), np.int32(0)
     for k in range(len(numbers)):
-        number = np.int32(np.rint(numbers[k] * inverse))
+        number = nearest_int32(numbers[k] * inverse)
         high = np.int32((number + np.int32(128)) >> np.int32(8))
         low = np.int32(number - np.int32(high << np.int32(8)))
         high_plane[k], low_plane[k] = np.int8(high), np.int8(low)

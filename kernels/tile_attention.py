@@ -97,7 +97,7 @@ def score_rows(
                     _load(builder, builder.add(_at(builder, queries, query_bytes, q), offset))
                     for q in range(QUERIES)
                 ]
-                new = []
+                new: list[Any] = []
                 for p in range(POSITIONS):
                     key = _load(builder, builder.add(_at(builder, first, key_stride, p), offset))
                     for q in range(QUERIES):
@@ -146,7 +146,7 @@ def weigh_rows(
             def one_row(row: Any, totals: list[Any]) -> list[Any]:
                 here = builder.add(values, builder.add(builder.mul(row, value_stride), offset))
                 value = [_load(builder, builder.add(here, INT64(4 * WIDTH * part))) for part in parts]
-                new = []
+                new: list[Any] = []
                 for q in range(QUERIES):
                     address = builder.add(
                         weights, builder.add(builder.mul(row, INT64(4 * QUERIES)), INT64(4 * q))

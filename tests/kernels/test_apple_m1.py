@@ -1,0 +1,48 @@
+"""The kernels for the machine that is not at hand: what LLVM makes of them for an M1."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "emit_assembly.py"
+KERNELS = ("matvec", "matvec_bfloat16", "matmul", "matmul_int8", "attention", "gate", "pack_int8")
+
+
+@pytest.fixture(scope="module")
+def assembly():
+    """The assembly of each kernel for arm64-apple-macosx / apple-m1; each in a process of its own."""
+    found = {}
+    for kernel in KERNELS:
+        command = [sys.executable, str(SCRIPT), kernel, "arm64-apple-macosx", "apple-m1"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[kernel] = done.stdout
+    return found
+
+
+def count(pattern, text):
+    return len(re.findall(pattern, text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("kernel", ["matvec", "matvec_bfloat16", "matmul", "attention", "gate"])
+def test_sums_are_vectors_of_four(assembly, kernel):
+    assert count(r"^\s+fmla(\.4s|\s+v\d+\.4s)", assembly[kernel]) >= 4
+
+
+def test_a_matrix_tile_keeps_its_sums_in_registers(assembly):
+    # 6 rows x 16 tokens are 24 registers of sums; its unrolled loop has 4 x 24 of them
+    assert count(r"^\s+fmla(\.4s|\s+v\d+\.4s)", assembly["matmul"]) >= 96
+
+
+def test_int8_uses_the_dot_product_instruction(assembly):
+    # the tile of many tokens alone: 6 tokens x 4 registers
+    assert count(r"^\s+sdot(\.4s|\s+v\d+\.4s)", assembly["matmul_int8"]) >= 24
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_function_of_the_mathematics_library_is_called(assembly, kernel):
+    called = set(re.findall(r"^\s+bl\s+_(\w+)", assembly[kernel], flags=re.MULTILINE))
+    assert not called & {"exp", "expf", "exp2f", "erff", "tanhf", "powf", "fmaf", "sqrtf", "rintf"}

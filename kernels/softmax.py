@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinylm.kernels.exponential import COEFFICIENTS, LOG2_E, SMALLEST
@@ -18,6 +17,7 @@ from tinylm.kernels.jit import njit
 from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
 from tinylm.kernels.tile import LANES, WIDTH
 from tinylm.kernels.tile_attention import QUERIES
+from tinylm.kernels.vectors import loop, multiply_add, spread
 
 LOWEST = np.float32(-1e30)
 """The score of what is hidden. Not -inf: two of them have a difference."""
@@ -42,8 +42,6 @@ class _Vectors:
     def __init__(self, builder: ir.IRBuilder, width: int) -> None:
         self.builder = builder
         self.floats, self.integers = ir.VectorType(FLOAT, width), ir.VectorType(INT32, width)
-        kind = ir.FunctionType(self.floats, [self.floats] * 3)
-        self._fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{width}f32")
         self._width = width
 
     def number(self, value: float | np.floating[Any]) -> ir.Constant:
@@ -51,12 +49,6 @@ class _Vectors:
 
     def integer(self, value: int) -> ir.Constant:
         return ir.Constant(self.integers, [value] * self._width)
-
-    def spread(self, value: ir.Value) -> ir.Value:
-        """An int32 in every lane."""
-        undefined = ir.Constant(self.integers, ir.Undefined)
-        first = self.builder.insert_element(undefined, value, INT32(0))
-        return self.builder.shuffle_vector(first, undefined, self.integer(0))
 
     def larger(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """max(x, y), or x where a NaN is involved."""
@@ -70,7 +62,7 @@ class _Vectors:
         f = builder.fsub(y, builder.sitofp(n, self.floats))
         power = self.number(COEFFICIENTS[-1])
         for coefficient in reversed(COEFFICIENTS[:-1]):
-            power = builder.call(self._fma, [power, f, self.number(coefficient)])
+            power = multiply_add(builder, power, f, self.number(coefficient))
         exponent = builder.shl(builder.add(n, self.integer(127)), self.integer(23))
         return builder.fmul(power, builder.bitcast(exponent, self.floats))
 
@@ -78,28 +70,6 @@ class _Vectors:
 def _make(lanes: int, width: int) -> Any:
     """`softmax_block_reference` in place, by addresses; returns nothing."""
     parts = range(lanes // width)
-
-    def loop(builder: ir.IRBuilder, rows: ir.Value, state: list[ir.Value], body: Any) -> list[ir.Value]:
-        """`state = body(row, state)` for every row."""
-        before, check = builder.block, builder.append_basic_block()
-        inside, after = builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(check)
-        builder.position_at_end(check)
-        row = builder.phi(INT64)
-        row.add_incoming(INT64(0), before)
-        held = []
-        for value in state:
-            held.append(builder.phi(value.type))
-            held[-1].add_incoming(value, before)
-        builder.cbranch(builder.icmp_signed("<", row, rows), inside, after)
-        builder.position_at_end(inside)
-        new = body(row, held)
-        row.add_incoming(builder.add(row, INT64(1)), builder.block)
-        for phi, value in zip(held, new, strict=True):
-            phi.add_incoming(value, builder.block)
-        builder.branch(check)
-        builder.position_at_end(after)
-        return held
 
     @intrinsic  # type: ignore[untyped-decorator]
     def softmax(
@@ -112,7 +82,7 @@ def _make(lanes: int, width: int) -> Any:
             def place(address: Any, part: int, of: Any) -> Any:
                 return pointer(builder, builder.add(address, INT64(4 * width * part)), of)
 
-            def load(address: Any, of: Any = vectors.floats) -> list[Any]:
+            def registers(address: Any, of: Any = vectors.floats) -> list[Any]:
                 return [builder.load(place(address, part, of), align=4) for part in parts]
 
             def store(values: list[Any], address: Any) -> None:
@@ -122,28 +92,28 @@ def _make(lanes: int, width: int) -> Any:
             def row_address(row: Any) -> Any:
                 return builder.add(scores, builder.mul(row, INT64(4 * lanes)))
 
-            seen, old = load(last, vectors.integers), load(highest)
+            seen, old = registers(last, vectors.integers), registers(highest)
 
             def mask_and_compare(row: Any, state: list[Any]) -> list[Any]:
-                position = vectors.spread(builder.trunc(builder.add(begin, row), INT32))
+                position = spread(builder, builder.trunc(builder.add(begin, row), INT32), vectors.integers)
                 masked = []
-                for part, score in enumerate(load(row_address(row))):
+                for part, score in enumerate(registers(row_address(row))):
                     visible = builder.icmp_signed("<=", position, seen[part])
                     masked.append(builder.select(visible, score, vectors.number(LOWEST)))
                 store(masked, row_address(row))
                 return [vectors.larger(one, score) for one, score in zip(state, masked, strict=True)]
 
-            new = loop(builder, rows, old, mask_and_compare)
+            _, new = loop(builder, INT64(0), rows, 1, old, mask_and_compare)
             factors = [vectors.exp(builder.fsub(one, two)) for one, two in zip(old, new, strict=True)]
-            sums = [builder.fmul(one, two) for one, two in zip(load(total), factors, strict=True)]
+            sums = [builder.fmul(one, two) for one, two in zip(registers(total), factors, strict=True)]
 
             def weigh(row: Any, state: list[Any]) -> list[Any]:
-                pairs = zip(load(row_address(row)), new, strict=True)
+                pairs = zip(registers(row_address(row)), new, strict=True)
                 weights = [vectors.exp(builder.fsub(score, one)) for score, one in pairs]
                 store(weights, row_address(row))
                 return [builder.fadd(one, two) for one, two in zip(state, weights, strict=True)]
 
-            store(loop(builder, rows, sums, weigh), total)
+            store(loop(builder, INT64(0), rows, 1, sums, weigh)[1], total)
             store(new, highest)
             store(factors, shrink)
             return context.get_dummy_value()

@@ -12,11 +12,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from tinylm.kernels.simd import FLOAT, INT32, INT64, load_float32, pointer
+from tinylm.kernels.simd import FLOAT, INT64, load_float32, pointer
+from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
 
 def _geometry() -> tuple[int, int, int]:
@@ -42,53 +42,27 @@ def _make(rows: int, lanes: int, width: int) -> Any:
     vector = ir.VectorType(FLOAT, width)
     parts = range(lanes // width)
 
-    def emit(builder: ir.IRBuilder, steps: int, number_type: Any, state: Any, operands: Any) -> Any:
-        """A loop over k in strides of `steps`, from (k, sums) to (k, sums)."""
+    def emit(
+        builder: ir.IRBuilder, steps: int, number_type: Any, first: Any, sums: Any, operands: Any
+    ) -> Any:
+        """The sums (row by row, part by part) of k = first on, `steps` at a time; where it ended, and the sums."""
         left, row_stride, k_stride, right, end = operands
-        first, sums = state
-        fma_type = ir.FunctionType(vector, [vector] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, fma_type, f"llvm.fma.v{width}f32")
-        before, check = builder.block, builder.append_basic_block()
-        body, after = builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(check)
-        builder.position_at_end(check)
-        k = builder.phi(INT64)
-        k.add_incoming(first, before)
-        held = [[builder.phi(vector) for _ in parts] for _ in range(rows)]
-        for phis, values in zip(held, sums, strict=True):
-            for phi, value in zip(phis, values, strict=True):
-                phi.add_incoming(value, before)
-        builder.cbranch(builder.icmp_signed("<=", builder.add(k, INT64(steps)), end), body, after)
-        builder.position_at_end(body)
-        new = [list(phis) for phis in held]
-        for step in range(steps):
-            here = builder.add(k, INT64(step))
-            right_row = builder.add(right, builder.mul(here, INT64(4 * lanes)))
-            factors = []
-            for part in parts:
-                address = builder.add(right_row, INT64(4 * width * part))
-                factors.append(builder.load(pointer(builder, address, vector), align=4))
-            left_column = builder.add(left, builder.mul(here, k_stride))
-            for row in range(rows):
-                address = builder.add(left_column, builder.mul(row_stride, INT64(row)))
-                number = load_float32(builder, address, number_type)
-                undefined = ir.Constant(vector, ir.Undefined)
-                spread = builder.shuffle_vector(
-                    builder.insert_element(undefined, number, INT32(0)),
-                    undefined,
-                    ir.Constant(ir.VectorType(INT32, width), [0] * width),
-                )
-                for part in parts:
-                    new[row][part] = builder.call(fma, [spread, factors[part], new[row][part]])
-        following = builder.add(k, INT64(steps))
-        last = builder.block
-        builder.branch(check)
-        k.add_incoming(following, last)
-        for phis, values in zip(held, new, strict=True):
-            for phi, value in zip(phis, values, strict=True):
-                phi.add_incoming(value, last)
-        builder.position_at_end(after)
-        return k, held
+
+        def body(k: Any, held: list[Any]) -> list[Any]:
+            for step in range(steps):
+                here = builder.add(k, INT64(step))
+                right_row = at(builder, right, (here, 4 * lanes))
+                factors = [load(builder, at(builder, right_row, (4 * width, part)), vector) for part in parts]
+                left_column = at(builder, left, (here, k_stride))
+                for row in range(rows):
+                    address = at(builder, left_column, (row_stride, row))
+                    number = spread(builder, load_float32(builder, address, number_type), vector)
+                    for part in parts:
+                        i = row * len(parts) + part
+                        held[i] = multiply_add(builder, number, factors[part], held[i])
+            return held
+
+        return loop(builder, first, end, steps, sums, body)
 
     @intrinsic  # type: ignore[untyped-decorator]
     def tile(
@@ -97,14 +71,11 @@ def _make(rows: int, lanes: int, width: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             _, left, row_stride, k_stride, right, K, out = arguments
             operands = (left, row_stride, k_stride, right, K)
-            zero = ir.Constant(vector, [0.0] * width)
-            state = (INT64(0), [[zero for _ in parts] for _ in range(rows)])
-            state = emit(builder, UNROLL, like.dtype, state, operands)
-            _, sums = emit(builder, 1, like.dtype, state, operands)
-            for row in range(rows):
-                for part in parts:
-                    address = builder.add(out, INT64(4 * (row * lanes + part * width)))
-                    builder.store(sums[row][part], pointer(builder, address, vector), align=4)
+            zeros = [ir.Constant(vector, [0.0] * width)] * (rows * len(parts))
+            k, sums = emit(builder, UNROLL, like.dtype, INT64(0), zeros, operands)
+            _, sums = emit(builder, 1, like.dtype, k, sums, operands)
+            for i, one in enumerate(sums):
+                builder.store(one, pointer(builder, at(builder, out, (4 * width, i)), vector), align=4)
             return context.get_dummy_value()
 
         return types.void(like, *[types.int64] * 6), generate

@@ -10,11 +10,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.simd import FLOAT, INT16, INT32, INT64, pointer
+from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
 GROUP = 64
 """Columns that share a scale, of weights and of activations."""
@@ -40,23 +40,6 @@ class _Tile:
         self.registers = [(b, part) for b in range(self.blocks) for part in range(PARTS)]
         self.activations = [(t, p) for t in range(self.tokens) for p in range(self.planes)]
 
-    def at(self, base: ir.Value, *terms: tuple[ir.Value, int | ir.Value]) -> ir.Value:
-        """base + the sum of stride * count."""
-        for stride, count in terms:
-            factor = INT64(count) if isinstance(count, int) else count
-            base = self.builder.add(base, self.builder.mul(stride, factor))
-        return base
-
-    def load(self, address: ir.Value, of: ir.Type, align: int = 1) -> ir.Value:
-        return self.builder.load(pointer(self.builder, address, of), align=align)
-
-    def spread(self, value: ir.Value, of: ir.Type) -> ir.Value:
-        """A number in every lane."""
-        undefined = ir.Constant(of, ir.Undefined)
-        zeros = ir.Constant(DOT.integers, [0] * DOT.lanes)
-        first = self.builder.insert_element(undefined, value, INT32(0))
-        return self.builder.shuffle_vector(first, undefined, zeros)
-
     def constant(self, value: int) -> ir.Constant:
         return ir.Constant(DOT.integers, [value] * DOT.lanes)
 
@@ -66,10 +49,12 @@ class _Tile:
             return {(a, r): self.constant(0) for a in self.activations for r in self.registers}
         sums = {}
         for t, p in self.activations:
-            address = self.at(self.x_sums, (INT64(4), group), (self.x_sum_stride, t), (self.x_sum_plane, p))
-            total = self.builder.mul(self.load(address, INT32, 4), INT32(-DOT.offset))
+            address = at(
+                self.builder, self.x_sums, (INT64(4), group), (self.x_sum_stride, t), (self.x_sum_plane, p)
+            )
+            total = self.builder.mul(load(self.builder, address, INT32, 4), INT32(-DOT.offset))
             for register in self.registers:
-                sums[(t, p), register] = self.spread(total, DOT.integers)
+                sums[(t, p), register] = spread(self.builder, total, DOT.integers)
         return sums
 
     def step(self, number: ir.Value, sums: dict[Any, ir.Value]) -> None:
@@ -77,14 +62,14 @@ class _Tile:
         builder = self.builder
         met = {}
         for b, part in self.registers:
-            address = self.at(self.weights, (INT64(COLUMNS * ROWS), number), (self.block_stride, b))
+            address = at(self.builder, self.weights, (INT64(COLUMNS * ROWS), number), (self.block_stride, b))
             address = builder.add(address, INT64(COLUMNS * DOT.lanes * part))
-            met[b, part] = DOT.weights(builder, self.load(address, DOT.bytes))
+            met[b, part] = DOT.weights(builder, load(self.builder, address, DOT.bytes))
         for t, p in self.activations:
-            address = self.at(
-                self.x, (INT64(COLUMNS), number), (self.token_stride, t), (self.plane_stride, p)
+            address = at(
+                self.builder, self.x, (INT64(COLUMNS), number), (self.token_stride, t), (self.plane_stride, p)
             )
-            four = DOT.activations(builder, self.load(address, INT32))
+            four = DOT.activations(builder, load(self.builder, address, INT32))
             for register, weights in met.items():
                 sums[(t, p), register] = DOT.add(builder, sums[(t, p), register], weights, four)
 
@@ -93,12 +78,10 @@ class _Tile:
     ) -> dict[Any, ir.Value]:
         """The results with a group's sums, scaled, added."""
         builder = self.builder
-        kind = ir.FunctionType(self.floats, [self.floats] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{DOT.lanes}f32")
         new = {}
         for b, part in self.registers:
-            address = self.at(self.scales, (INT64(2 * ROWS), group), (self.scale_stride, b))
-            bits = self.load(builder.add(address, INT64(2 * DOT.lanes * part)), self.shorts, 2)
+            address = at(self.builder, self.scales, (INT64(2 * ROWS), group), (self.scale_stride, b))
+            bits = load(self.builder, builder.add(address, INT64(2 * DOT.lanes * part)), self.shorts, 2)
             scale = builder.bitcast(
                 builder.shl(builder.zext(bits, DOT.integers), self.constant(16)), self.floats
             )
@@ -106,46 +89,35 @@ class _Tile:
                 total = sums[(t, 0), (b, part)]
                 if self.planes == 2:
                     total = builder.add(builder.shl(total, self.constant(8)), sums[(t, 1), (b, part)])
-                factor = self.load(
-                    self.at(self.x_scale, (INT64(4), group), (self.x_scale_stride, t)), FLOAT, 4
+                factor = load(
+                    self.builder,
+                    at(self.builder, self.x_scale, (INT64(4), group), (self.x_scale_stride, t)),
+                    FLOAT,
+                    4,
                 )
-                factor = builder.fmul(scale, self.spread(factor, self.floats))
+                factor = builder.fmul(scale, spread(self.builder, factor, self.floats))
                 key = t, (b, part)
-                new[key] = builder.call(fma, [builder.sitofp(total, self.floats), factor, results[key]])
+                new[key] = multiply_add(builder, builder.sitofp(total, self.floats), factor, results[key])
         return new
 
     def place(self, t: int, register: tuple[int, int]) -> ir.Value:
         """Where a register of results goes."""
         b, part = register
-        address = self.at(self.out, (self.out_stride, t))
+        address = at(self.builder, self.out, (self.out_stride, t))
         return pointer(
             self.builder, self.builder.add(address, INT64(4 * (ROWS * b + DOT.lanes * part))), self.floats
         )
 
-    def loop(
-        self, begin: ir.Value, end: ir.Value, state: dict[Any, ir.Value], body: Any
-    ) -> dict[Any, ir.Value]:
-        """`state = body(index, state)` for begin <= index < end."""
-        builder = self.builder
-        before, check = builder.block, builder.append_basic_block()
-        inside, after = builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(check)
-        builder.position_at_end(check)
-        index = builder.phi(INT64)
-        index.add_incoming(begin, before)
-        held = {}
-        for key, value in state.items():
-            held[key] = builder.phi(value.type)
-            held[key].add_incoming(value, before)
-        builder.cbranch(builder.icmp_signed("<", index, end), inside, after)
-        builder.position_at_end(inside)
-        new = body(index, dict(held))
-        index.add_incoming(builder.add(index, INT64(1)), builder.block)
-        for key, value in new.items():
-            held[key].add_incoming(value, builder.block)
-        builder.branch(check)
-        builder.position_at_end(after)
-        return held
+    def loop(self, end: ir.Value, state: dict[Any, ir.Value], body: Any) -> dict[Any, ir.Value]:
+        """`state = body(index, state)` for index = 0, 1, ... below end; the state by its keys."""
+        keys = list(state)
+
+        def named(index: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+            new = body(index, dict(zip(keys, values, strict=True)))
+            return [new[key] for key in keys]
+
+        _, values = loop(self.builder, INT64(0), end, 1, list(state.values()), named)
+        return dict(zip(keys, values, strict=True))
 
     def emit(self, groups: ir.Value, tail: ir.Value) -> None:
         """All whole groups, then a last one of `tail` steps; adds to what stands in the result."""
@@ -174,7 +146,7 @@ class _Tile:
                     self.step(builder.add(first, here), sums)
                 return sums
 
-            sums = self.loop(INT64(0), INT64(STEPS // unrolled), sums, some)
+            sums = self.loop(INT64(STEPS // unrolled), sums, some)
             return add_up(group, sums, results)
 
         def part(_: ir.Value, results: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
@@ -184,13 +156,13 @@ class _Tile:
                 self.step(builder.add(first, step), sums)
                 return sums
 
-            sums = self.loop(INT64(0), tail, self.first_sums(groups), one)
+            sums = self.loop(tail, self.first_sums(groups), one)
             return add_up(groups, sums, results)
 
         first = {key: builder.load(self.place(*key), align=4) for key in keys} if kept else {}
-        results = self.loop(INT64(0), groups, first, whole)
+        results = self.loop(groups, first, whole)
         is_part = builder.zext(builder.icmp_signed(">", tail, INT64(0)), INT64)
-        results = self.loop(INT64(0), is_part, results, part)
+        results = self.loop(is_part, results, part)
         for key, value in results.items():
             builder.store(value, self.place(*key), align=4)
 

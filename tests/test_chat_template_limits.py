@@ -161,6 +161,35 @@ HOSTILE = {
     + LOOP
     + "{% set ns.x = ns.x + ['a' * 100000 ~ loop.index] %}"
     + END,
+    # endless chains, which end where they are freed
+    "filters on filters": "{% set ns = namespace(x=[1]) %}"
+    + LOOP
+    + "{% set ns.x = ns.x | map('string') %}"
+    + END,
+    "filters in filters": "{% set ns = namespace(x=1) %}"
+    + LOOP
+    + "{% set ns.x = [y] | map('default', ns.x) %}"
+    + END,
+    "reversed in reversed": "{% set ns = namespace(x=1) %}"
+    + LOOP
+    + "{% set ns.x = [ns.x] | reverse %}"
+    + END,
+    "undefined of undefined": "{% set ns = namespace(x=1) %}" + LOOP + "{% set ns.x = [ns.x].foo %}" + END,
+    "namespaces in namespaces": "{% set ns = namespace(x=1) %}"
+    + LOOP
+    + "{% set ns.x = namespace(x=ns.x) %}"
+    + END,
+    "methods of methods": "{% set ns = namespace(x=1) %}" + LOOP + "{% set ns.x = [ns.x].index %}" + END,
+    "loops of loops": "{% set ns = namespace(x=[1]) %}"
+    + LOOP
+    + "{% for y in ns.x %}{% set ns.x = loop %}"
+    + END * 2,
+    "arguments of arguments": (
+        "{% macro m() %}{% set ns.x = varargs %}{% endmacro %}{% set ns = namespace(x=1) %}"
+        + LOOP
+        + "{{ m(ns.x) }}"
+        + END
+    ),
     # ways out
     "class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "class as an item": "{{ ''['__class__'] }}",

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from jinja2.exceptions import SecurityError
+from jinja2.runtime import Undefined
 from markupsafe import Markup
 
 LARGEST_TEXT = 2_000_000  # characters of one text
@@ -18,7 +19,8 @@ UNITS = 2_000_000
 SECONDS = 1.0
 
 SCALARS = frozenset({int, float, bool, type(None)})
-VIEWS = frozenset({type({}.keys()), type({}.values()), type({}.items())})
+CONTAINERS = frozenset({list, tuple, dict})
+VIEWS: frozenset[type] = frozenset({type({}.keys()), type({}.values()), type({}.items())})
 
 
 class LimitError(SecurityError):
@@ -28,6 +30,27 @@ class LimitError(SecurityError):
 def refuse(what: str) -> SecurityError:
     """The error for something that templates may not do."""
     return SecurityError(f"{what} is not allowed in a chat template")
+
+
+class Items:
+    """What a filter such as `map` leaves: items to be gone through once, and counted by nobody.
+
+    Jinja has generators here. A chain of those, each in the one before, has crashed Python where it was
+    freed; so the items are made at once, and `height` says how deep they are.
+    """
+
+    __slots__ = ("_items", "height", "units")
+
+    def __init__(self, items: list[Any], units: int, height: int) -> None:
+        self._items = iter(items)
+        self.units = units
+        self.height = height
+
+    def __iter__(self) -> Items:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._items)
 
 
 class Budget:
@@ -66,9 +89,19 @@ class Budget:
             if len(value) > LARGEST_TEXT:
                 raise LimitError(f"a text grew beyond {LARGEST_TEXT:,} characters")
             return 1 + (len(value) >> 4), 0
+        if kind in SCALARS:
+            return 1, 0
         if kind is range:
             return 1 + (len(value) >> 3), 0
-        if kind not in (list, tuple, dict) and kind not in VIEWS:
+        if kind is Items:
+            return value.units, value.height
+        if isinstance(value, Undefined):
+            # It holds the thing in which something was not found.
+            held = value._undefined_obj
+            return 1, self.weigh(held, level + 1)[1] + 1 if type(held) in CONTAINERS else 0
+        if kind not in CONTAINERS and kind not in VIEWS:
+            if level:
+                raise refuse(f"a {kind.__name__} in a list")
             return 1, 0
         known = self.weights.get(id(value))
         if known is not None:
@@ -109,6 +142,11 @@ class Budget:
         if characters > LARGEST_TEXT:
             raise LimitError(f"a text grew beyond {LARGEST_TEXT:,} characters")
         self.charge(1 + (characters >> 5))
+
+    def items(self, values: Iterable[Any]) -> Items:
+        """The values, made, to be gone through once."""
+        made = self.made(list(values))
+        return Items(made, *self.weigh(made))
 
     def iterate(self, values: Iterable[Any]) -> Iterator[Any]:
         """The same values, each paid for."""

@@ -16,7 +16,13 @@ from jinja2.parser import Parser
 from tinylm.chat_template.budget import LimitError
 
 LARGEST_TEMPLATE = 100_000  # characters; the longest published ones have some 30,000
+LONGEST_EXPRESSION = (
+    2_000  # words and signs between `{{` and `}}`; each may stand one deeper than the one before
+)
 LARGEST_SYNTAX = 10_000  # nodes of the syntax tree
+DEEPEST_SYNTAX = (
+    100  # nodes in nodes: Python's own compiler needs stack for each, and a thread may have little
+)
 MOST_BRANCHES = 500_000  # branches times names: compiling a branch goes through all the names
 SYNTAX_NAMES = """
     Template Output TemplateData For If Macro CallBlock FilterBlock With ExprStmt Assign AssignBlock Name
@@ -124,13 +130,24 @@ class LimitedCodeGenerator(CodeGenerator):
         return super()._output_child_to_const(node, frame, finalize)
 
 
+def check_words(environment: Environment, source: str) -> None:
+    """Refuses an expression whose syntax tree could be so deep that walking it or freeing it takes all the stack."""
+    words = 0
+    for _, kind, _ in environment.lex(source):
+        words = 0 if kind in ("block_begin", "variable_begin") else words + (kind != "whitespace")
+        if words > LONGEST_EXPRESSION:
+            raise LimitError(f"an expression of the template is longer than {LONGEST_EXPRESSION:,} words")
+
+
 def check_syntax(tree: nodes.Template) -> None:
     """Refuses tags that have no place in a chat template, and makes loops and macros pay for each round."""
     visited = branches = 0
     names = set()
 
-    def walk(node: nodes.Node) -> int:
+    def walk(node: nodes.Node, depth: int) -> int:
         nonlocal visited, branches
+        if depth > DEEPEST_SYNTAX:
+            raise LimitError(f"the template is nested more than {DEEPEST_SYNTAX} deep")
         visited += 1
         if visited > LARGEST_SYNTAX:
             raise LimitError(f"the template is larger than {LARGEST_SYNTAX:,} syntax nodes")
@@ -142,7 +159,9 @@ def check_syntax(tree: nodes.Template) -> None:
         branches += isinstance(node, (nodes.If, nodes.CondExpr, nodes.For, nodes.Macro, nodes.CallBlock))
         if branches * len(names) > MOST_BRANCHES:
             raise LimitError("the template has too many branches and names")
-        size = 1 + sum(walk(child) for child in node.iter_child_nodes())
+        size = 1
+        for child in node.iter_child_nodes():
+            size += walk(child, depth + 1)
         if isinstance(node, (nodes.For, nodes.Macro, nodes.CallBlock)):
             cost = nodes.Const(2 + size // 8)
             charge = nodes.Call(nodes.EnvironmentAttribute("charge"), [cost], [], None, None)
@@ -151,7 +170,7 @@ def check_syntax(tree: nodes.Template) -> None:
                 node.test = nodes.And(charge, node.test)
         return size
 
-    walk(tree)
+    walk(tree, 0)
 
 
 @lru_cache(maxsize=32)
@@ -160,6 +179,7 @@ def compile_template(source: str, environment_class: type[Environment]) -> CodeT
     if len(source) > LARGEST_TEMPLATE:
         raise LimitError(f"the template is longer than {LARGEST_TEMPLATE:,} characters")
     environment = environment_class()
+    check_words(environment, source)
     tree = environment.parse(source)
     check_syntax(tree)
     return environment.compile(tree, "chat template", "<chat template>")

@@ -186,7 +186,8 @@ class LimitedEnvironment(Budget, ImmutableSandboxedEnvironment):
         if obj is self.generation_body:
             obj = keywords.pop("caller")
         if isinstance(obj, Macro) and (obj.catch_varargs or obj.catch_kwargs):
-            self.made((arguments, tuple(keywords.values())))
+            for argument in (*arguments, *keywords.values()):
+                self.made(argument)
         if isinstance(obj, (Macro, LoopContext)):
             if self.depth >= DEEPEST_CALL:
                 raise LimitError(f"macros call each other more than {DEEPEST_CALL} deep")

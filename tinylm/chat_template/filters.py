@@ -15,7 +15,7 @@ from jinja2.runtime import Context, Undefined
 from jinja2.tests import TESTS as JINJA_TESTS
 from markupsafe import Markup, escape
 
-from tinylm.chat_template.budget import LimitError
+from tinylm.chat_template.budget import Items, LimitError
 from tinylm.chat_template.methods import WIDEST, join_text, percent_text, replace_text, strip_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def check_path(*paths: Any) -> None:
 
 
 def over_items(name: str) -> Filter:
-    """One of Jinja's lazy filters (map, select, ...), which pays for each item."""
+    """One of the filters that go through items (map, select, ...), which pays for each."""
 
     @pass_context
     def lazy(context: Context, value: Iterable[Any], *arguments: Any, **keywords: Any) -> Any:
@@ -39,7 +39,7 @@ def over_items(name: str) -> Filter:
         check_path(*arguments[:1], keywords.get("attribute"))
         # Of nothing (none, 0, undefined) Jinja makes nothing, without looking whether it has items.
         values = environment.iterate(value) if value else value
-        return JINJA_FILTERS[name](context, values, *arguments, **keywords)
+        return environment.items(JINJA_FILTERS[name](context, values, *arguments, **keywords))
 
     return lazy
 
@@ -52,7 +52,8 @@ def over_list(name: str) -> Filter:
         check_path(*arguments, *keywords.values())
         values = list(environment.iterate(value))
         environment.charge(environment.weigh(values)[0] * len(values).bit_length())
-        return JINJA_FILTERS[name](environment, values, *arguments, **keywords)
+        found = JINJA_FILTERS[name](environment, values, *arguments, **keywords)
+        return environment.items(found) if name == "unique" else found
 
     return ordered
 
@@ -68,7 +69,8 @@ def dictsort(environment: LimitedEnvironment, value: Any, *arguments: Any, **key
 def reverse(environment: LimitedEnvironment, value: Any) -> Any:
     """The text or the items backwards."""
     environment.pay_for(value)
-    return environment.made(JINJA_FILTERS["reverse"](value))
+    found = JINJA_FILTERS["reverse"](value)
+    return environment.made(found) if isinstance(found, (str, list)) else environment.items(found)
 
 
 @pass_environment
@@ -78,13 +80,13 @@ def to_list(environment: LimitedEnvironment, value: Iterable[Any]) -> Any:
 
 
 @pass_environment
-def items(environment: LimitedEnvironment, value: Any) -> Iterator[Any]:
+def items(environment: LimitedEnvironment, value: Any) -> Items:
     """The pairs of a dict; none if it is undefined."""
     if isinstance(value, Undefined):
-        return iter(())
+        return environment.items([])
     if not isinstance(value, dict):
         raise TypeError("Can only get item pairs from a mapping.")
-    return environment.iterate(value.items())
+    return environment.items(value.items())
 
 
 @pass_environment
@@ -167,7 +169,7 @@ def percent(environment: LimitedEnvironment, value: Any, *arguments: Any, **keyw
 
 
 @pass_environment
-def tojson(  # noqa: PLR0917 (Jinja gives filters their arguments by place)
+def tojson(
     environment: LimitedEnvironment,
     value: Any,
     ensure_ascii: bool = False,

@@ -8,16 +8,33 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
+from jinja2.runtime import Undefined
 from jinja2.sandbox import safe_range
 from jinja2.utils import Joiner, Namespace
 
-from tinylm.chat_template.budget import LimitError, refuse
+from tinylm.chat_template.budget import VIEWS, Items, LimitError, refuse
 
 if TYPE_CHECKING:
     from tinylm.chat_template.environment import LimitedEnvironment
 
 LONGEST_DATE_FORMAT = 200
 DATE_FIELD = re.compile(r"%[-_0^#]?[A-Za-z%]")  # no widths, which some C libraries obey
+
+
+KEPT: tuple[type, ...] = (
+    str,
+    int,
+    float,
+    bool,
+    type(None),
+    list,
+    tuple,
+    dict,
+    range,
+    Undefined,
+    Items,
+    *VIEWS,
+)
 
 
 class MessagesRefused(TemplateError):
@@ -43,12 +60,12 @@ class TemplateNamespace(Namespace):
     def __init__(*arguments: Any, **keywords: Any) -> None:
         # Jinja's own signature, so that `namespace(self=...)` is possible.
         given = dict(*arguments[1:], **keywords)
-        for name in given:
-            check_attribute(name)
+        for name, value in given.items():
+            check_entry(name, value)
         Namespace.__init__(arguments[0], given)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        check_attribute(name)
+        check_entry(name, value)
         Namespace.__setitem__(self, name, value)
 
     def __repr__(self) -> str:
@@ -59,6 +76,18 @@ def check_attribute(name: Any) -> None:
     """Refuses the attributes that lead into Python's insides."""
     if isinstance(name, str) and name.startswith("_"):
         raise refuse(f"the attribute {name!r}")
+
+
+def check_entry(name: Any, value: Any) -> None:
+    """Refuses names that lead inside, and things that could be hung one on the other without end.
+
+    A namespace is all that keeps a value from one round of a loop to the next. Lists are weighed when they
+    are made, so that they cannot be deep; a namespace in a namespace, or a method of a list that holds a
+    method, is not.
+    """
+    check_attribute(name)
+    if not isinstance(value, KEPT):
+        raise refuse(f"a {type(value).__name__} in a namespace")
 
 
 def current_time() -> datetime:

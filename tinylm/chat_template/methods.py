@@ -36,7 +36,8 @@ def percent_text(environment: LimitedEnvironment, form: str, given: Any) -> str:
         values = given.values() if isinstance(given, dict) else given
     largest = max((environment.weigh(value)[0] for value in values), default=0)
     environment.room_for(len(form) + fields * (largest * 16 + WIDEST))
-    return str(environment.made(form % given))
+    made: str = environment.made(form % given)
+    return made
 
 
 def replace_text(environment: LimitedEnvironment, text: str, old: str, new: str, count: int = -1) -> str:
@@ -45,7 +46,8 @@ def replace_text(environment: LimitedEnvironment, text: str, old: str, new: str,
     found = text.count(old)
     found = found if count < 0 else min(found, count)
     environment.room_for(len(text) + found * max(len(new) - len(old), 0))
-    return str(environment.made(text.replace(old, new, count)))
+    made: str = environment.made(text.replace(old, new, count))
+    return made
 
 
 def join_text(environment: LimitedEnvironment, separator: str, values: Iterable[Any]) -> str:
@@ -53,13 +55,15 @@ def join_text(environment: LimitedEnvironment, separator: str, values: Iterable[
     pieces = list(environment.iterate(values))
     characters = sum(len(piece) for piece in pieces if isinstance(piece, str))
     environment.room_for(characters + len(separator) * len(pieces))
-    return str(environment.made(separator.join(pieces)))
+    made: str = environment.made(separator.join(pieces))
+    return made
 
 
 def strip_text(environment: LimitedEnvironment, text: str, name: str, characters: str | None = None) -> str:
     """`text.strip(characters)` or its one-sided forms: each character may be looked for in all of them."""
     environment.charge((len(text) * len(characters or " ")) >> 10)
-    return str(environment.made(getattr(text, name)(characters)))
+    made: str = environment.made(getattr(text, name)(characters))
+    return made
 
 
 class LimitedFormatter(SandboxedFormatter):

@@ -14,7 +14,7 @@ from tinylm.kernels.attention import (
     FIRST,
     FIRST_LAYER,
     PADDING,
-    QUERIES,
+    QUERIES_HERE,
     ROW,
     SEQUENCE,
     SPLIT,
@@ -41,7 +41,7 @@ SHAPES = [
     (3, 1, 128),
     (2, 2, 64),
     (40, 1, 8),
-    (5, 1, 1),
+    (5, 1, 2),
 ]
 """(H, Hkv, Dh)."""
 
@@ -63,6 +63,9 @@ STEPS = {
     "texts that join": [(9, 9), (1, 30), (40, 130)],
 }
 """For each sequence: tokens in the step, positions with them."""
+
+JUNK = 1e30
+"""What lies where nobody should look: a number, for it may be multiplied by nothing."""
 
 
 @dataclass
@@ -96,7 +99,7 @@ class Case:
             row = [capacity]
             for layer in range(2):
                 for stored in (keys, values):
-                    cache = np.full((Hkv, capacity + PADDING, Dh), np.nan, np.float32)
+                    cache = np.full((Hkv, capacity + PADDING, Dh), JUNK, np.float32)
                     if layer == 1:
                         cache[:, : len(stored)] = stored.swapaxes(0, 1)
                     arrays.append(cache)
@@ -182,10 +185,10 @@ def test_the_plan_covers_every_query_and_position_once(step: list[tuple[int, int
     seen = [np.zeros((count * group, length), int) for count, length in step]
     tasks, tiles = plan(case.starts, case.counts, [n for _, n in step], group)
     for task in tasks:
-        assert 0 < task[QUERIES] <= LANES
+        assert 0 < task[QUERIES_HERE] <= LANES
         assert task[BEGIN] < task[END]
         assert task[ROW] == case.starts[task[SEQUENCE]]
-        queries = slice(task[FIRST], task[FIRST] + task[QUERIES])
+        queries = slice(task[FIRST], task[FIRST] + task[QUERIES_HERE])
         seen[task[SEQUENCE]][queries, task[BEGIN] : task[END]] += 1
     for (count, length), found in zip(step, seen, strict=True):
         needed = np.arange(length)[None, :] <= length - count + np.arange(count * group)[:, None] // group
@@ -195,7 +198,7 @@ def test_the_plan_covers_every_query_and_position_once(step: list[tuple[int, int
     for tile in tiles:
         own = tasks[tile[TILE_TASK] :][: tile[TILE_PARTS]]
         covered[tile[TILE_TASK] :][: tile[TILE_PARTS]] += 1
-        assert (own[:, [ROW, FIRST, QUERIES]] == tile[[TILE_ROW, TILE_FIRST, TILE_QUERIES]]).all()
+        assert (own[:, [ROW, FIRST, QUERIES_HERE]] == tile[[TILE_ROW, TILE_FIRST, TILE_QUERIES]]).all()
     assert (covered == 1).all()
 
 

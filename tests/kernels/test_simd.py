@@ -16,7 +16,7 @@ from tinylm.kernels.simd import (
     float_from_bits,
     float_of_int32_bits,
     memory,
-    prefetch,
+    nearest_int32,
     to_float32,
 )
 
@@ -97,10 +97,21 @@ def test_other_numbers_are_refused() -> None:
 
 @njit
 def third_of(address):
-    prefetch(address)
-    prefetch(0)  # an address that is none does no harm
     return carray(memory(address), (3,), np.float32)[2]
 
 
 def test_memory_by_address() -> None:
     assert third_of(VALUES[2:].ctypes.data) == VALUES[4]
+
+
+@njit
+def nearest_of_all(numbers, out):
+    for i in range(numbers.shape[0]):
+        out[i] = nearest_int32(numbers[i])
+
+
+def test_the_nearest_integer() -> None:
+    numbers = np.array([0, 0.4, 0.6, -0.4, -0.6, 0.5, 1.5, -2.5, 32639.4, -32639.4], np.float32)
+    out = np.empty(len(numbers), np.int32)
+    nearest_of_all(numbers, out)
+    np.testing.assert_array_equal(out, np.rint(numbers))

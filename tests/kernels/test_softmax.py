@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tinylm.kernels.softmax import LOWEST, softmax_block, softmax_block_reference
-from tinylm.kernels.tile import LANES, NARROW_LANES
+from tinylm.kernels.tile import LANES
+from tinylm.kernels.tile_attention import QUERIES
 
 
 class Lanes:
@@ -30,7 +31,7 @@ def random_scores(rows: int, lanes: int) -> np.ndarray:
     return (np.random.default_rng(rows).standard_normal((rows, lanes)) * 4).astype(np.float32)
 
 
-@pytest.mark.parametrize("lanes", [NARROW_LANES, LANES])
+@pytest.mark.parametrize("lanes", [QUERIES, LANES])
 @pytest.mark.parametrize("rows", [1, 7, 12, 13, 96])
 def test_a_block_is_as_its_reference(lanes: int, rows: int) -> None:
     random = np.random.default_rng(rows)
@@ -47,7 +48,7 @@ def test_a_block_is_as_its_reference(lanes: int, rows: int) -> None:
     assert (weights[50 + np.arange(rows)[:, None] > last] < 1e-30).all()
 
 
-@pytest.mark.parametrize("lanes", [NARROW_LANES, LANES])
+@pytest.mark.parametrize("lanes", [QUERIES, LANES])
 def test_blocks_together_are_one_softmax(lanes: int) -> None:
     last = np.linspace(0, 99, lanes).astype(np.int64)
     scores = random_scores(100, lanes)
@@ -63,22 +64,22 @@ def test_blocks_together_are_one_softmax(lanes: int) -> None:
 
 
 def test_the_first_block_forgets_that_there_was_nothing() -> None:
-    state = Lanes(NARROW_LANES, np.zeros(NARROW_LANES))
-    weights = state.add(np.full((1, NARROW_LANES), -50, np.float32), 0)
+    state = Lanes(QUERIES, np.zeros(QUERIES))
+    weights = state.add(np.full((1, QUERIES), -50, np.float32), 0)
     np.testing.assert_array_equal(weights, 1)
     np.testing.assert_array_equal(state.total, 1)
     assert (state.shrink < 1e-30).all()
 
 
 def test_far_below_the_highest_is_next_to_nothing() -> None:
-    state = Lanes(NARROW_LANES, np.full(NARROW_LANES, 9))
-    scores = np.zeros((2, NARROW_LANES), np.float32)
-    scores[1] = [-20, -80, -86, -88, -100, -1000, -1e10, -3e38]
+    state = Lanes(LANES, np.full(LANES, 9))
+    scores = np.zeros((2, LANES), np.float32)
+    scores[1, :8] = [-20, -80, -86, -88, -100, -1000, -1e10, -3e38]
     weights = state.add(scores, 0)
     np.testing.assert_allclose(weights[1], np.exp(scores[1].astype(np.float64)), rtol=2e-5, atol=2e-38)
 
 
-@pytest.mark.parametrize("lanes", [NARROW_LANES, LANES])
+@pytest.mark.parametrize("lanes", [QUERIES, LANES])
 def test_not_a_number_stays_in_its_lane(lanes: int) -> None:
     state = Lanes(lanes, np.full(lanes, 99))
     scores = random_scores(13, lanes)

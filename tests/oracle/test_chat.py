@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
 import tinylm
 from tinylm.sources import catalog
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 MODEL = "smollm2-135m-instruct"
 QUESTIONS = (

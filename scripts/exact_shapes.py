@@ -1,0 +1,314 @@
+#!/usr/bin/env python3
+"""Runs the published models' exact shapes with random weights, against transformers, and prints a table.
+
+For each model, one at a time: transformers writes a folder of random weights from a fixed seed and computes, in
+float32, logits of a text of 256 tokens and 50 tokens taken greedily; tinylm loads the folder and must say the
+same; the command line runs the example of the model's card on it. Each step is a process of its own, so that its
+peak memory is its own. Needs torch, transformers, 20 GB of memory and 10 GB of disk for the largest; a folder is
+deleted before the next is written.
+
+    python scripts/exact_shapes.py                      all of them, as docs/exact-shapes.md shows
+    python scripts/exact_shapes.py kl3m-002-170m        one
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
+
+TEXT, PROMPT, NEW = 256, 16, 50
+"""Tokens of the text whose logits are compared, of the prompt, and taken greedily."""
+
+KL3M_006: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 131_072, "rope_theta": 100_000.0,
+    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """A published model: its config, the dtype of its file, what its card shows.
+
+    type: what config.json calls it, where that is not transformers' name; architecture: how it is loaded then.
+    tokenizer: the fixture that stands in for its own, whose ids fit.
+    """
+
+    config: dict[str, Any]
+    dtype: str
+    parameters: int
+    prompt: str
+    options: list[str]
+    tokenizer: str = "kl3m-002-170m"
+    type: str | None = None
+    architecture: str | None = None
+    shard_size: str = field(default="20GB")
+
+
+def published_config(name: str) -> dict[str, Any]:
+    """The config.json of a fixture."""
+    config: dict[str, Any] = json.loads((FIXTURES / name / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+MODELS = {
+    "kl3m-002-170m": Model(
+        published_config("kl3m-002-170m"), "float32", 167_938_048, "Under this",
+        ["--temperature", "0.5", "-n", "32", "--num-return-sequences", "3", "--do-sample"],
+    ),
+    "kl3m-006-170m": Model(
+        KL3M_006, "bfloat16", 181_700_928, "This Agreement is entered into as of",
+        ["--temperature", "0.7", "--top-p", "0.95", "--repetition-penalty", "1.15", "-n", "100"],
+    ),
+    "kl3m-007-500m": Model(
+        {**KL3M_006, "num_hidden_layers": 120}, "bfloat16", 500_309_568, "The United States Constitution establishes",
+        ["--temperature", "0.8", "--top-p", "0.95", "--do-sample", "-n", "100"],
+    ),
+    "KeyLM-75M": Model(
+        {
+            "model_type": "qwen3", "hidden_size": 512, "num_hidden_layers": 24, "num_attention_heads": 8,
+            "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 1280, "vocab_size": 12_020,
+            "max_position_embeddings": 2048, "tie_word_embeddings": False,
+        },
+        "bfloat16", 75_251_200, "The three primary colors are",
+        ["--do-sample", "--temperature", "0.7", "--top-p", "0.9", "--repetition-penalty", "1.1", "-n", "40"],
+        tokenizer="kl3m-004-char-4k-cased", type="keylm", architecture="qwen3",
+    ),
+    "LRC-1.5B-SFT": Model(
+        {
+            "model_type": "llama", "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 24,
+            "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192, "vocab_size": 128_256,
+            "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0,
+            "rope_scaling": None, "tie_word_embeddings": True, "target_hidden_size": 1536, "use_aux_loss": True,
+        },
+        "bfloat16", 1_606_374_912, "Hello, who are you?", ["-n", "32"], shard_size="1GB",
+    ),
+}  # fmt: skip
+
+
+def text_ids(vocab_size: int) -> list[int]:
+    """(TEXT,) random ids."""
+    return [int(i) for i in np.random.RandomState(3).randint(0, vocab_size, TEXT)]
+
+
+def write(model: Model, folder: Path) -> dict[str, Any]:
+    """By transformers: the folder, and what is expected of it, in `folder / "expected"`."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    (folder / "config.json").write_text(json.dumps(model.config), encoding="utf-8")
+    torch.manual_seed(20)
+    made = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(folder), dtype=getattr(torch, model.dtype)
+    )
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            # Unlike a fresh model's: no norm is 1, no bias 0, and attention has something to choose from.
+            if parameter.dim() == 1:
+                parameter.normal_(0.0 if name.endswith("bias") else 1.0, 0.3)
+            else:
+                parameter.normal_(0.0, 1.5 * parameter.shape[1] ** -0.5)
+    made.save_pretrained(folder, max_shard_size=model.shard_size)
+    del made
+
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    count = sum(parameter.numel() for parameter in reference.parameters())
+    assert count == model.parameters, f"{count} parameters, {model.parameters} are published"
+    ids = text_ids(model.config["vocab_size"])
+    greedy: list[int] = []
+    with torch.no_grad():
+        logits = reference(torch.tensor([ids])).logits[0].numpy()
+        step = reference(torch.tensor([ids[:PROMPT]]), use_cache=True)
+        for _ in range(NEW):
+            greedy.append(int(step.logits[0, -1].argmax()))
+            step = reference(
+                torch.tensor([[greedy[-1]]]), past_key_values=step.past_key_values, use_cache=True
+            )
+    (folder / "expected").mkdir()
+    np.save(folder / "expected" / "logits.npy", logits)
+    np.save(folder / "expected" / "precise.npy", in_float64(reference, ids))
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if model.type is not None:
+        config["model_type"] = model.type
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    stand_in(folder, model.tokenizer)
+    return {"greedy": greedy, "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))}
+
+
+def in_float64(model: Any, ids: list[int]) -> np.ndarray:
+    """(T, V) float32: the logits computed in float64, to tell whose rounding a difference is."""
+    import torch
+
+    model.double()
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):  # transformers computes these in float32 whatever comes
+
+            def forward(x: Any, module: Any = module) -> Any:
+                return (
+                    module.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + module.variance_epsilon)
+                )
+
+            module.forward = forward
+    with torch.no_grad():
+        logits: np.ndarray = model(torch.tensor([ids])).logits[0].float().numpy()
+    return logits
+
+
+def stand_in(folder: Path, name: str) -> None:
+    """A tokenizer for the folder: the weights are random, so any whose ids fit says as much."""
+    source = FIXTURES / "tokenizers" / name
+    for file in source.iterdir():
+        if file.suffix == ".gz":
+            (folder / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+        else:
+            shutil.copyfile(file, folder / file.name)
+
+
+def ours(model: Model, folder: Path) -> dict[str, Any]:
+    """By tinylm: the same, with the seconds of loading and the peak of memory."""
+    from tinylm.engine import Engine
+
+    started = time.perf_counter()
+    engine = Engine.load(folder, architecture=model.architecture)
+    engine.compile()
+    load_seconds = time.perf_counter() - started
+    ids = text_ids(engine.vocab_size)
+    sequence = engine.new_sequence()
+    logits = engine.prefill(sequence, ids[:PROMPT])
+    greedy = [int(logits.argmax())]
+    while len(greedy) < NEW:
+        greedy.append(int(engine.decode([sequence], [greedy[-1]])[0].argmax()))
+    peak, own = memory()
+    expected, precise = (np.load(folder / "expected" / f"{name}.npy") for name in ("logits", "precise"))
+    found = engine.logits(ids)
+    return {
+        "greedy": greedy, "load_seconds": load_seconds, "peak": peak, "own": own, "threads": engine.threads,
+        "difference": distance(found, expected), "ours": distance(found, precise),
+        "theirs": distance(expected, precise),
+    }  # fmt: skip
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference of logits, as a share of the largest logit."""
+    return float(np.abs(one - other).max() / np.abs(other).max())
+
+
+def memory() -> tuple[int, int]:
+    """Bytes: the most that this process held so far, and what of it now is its own and no mapped file."""
+    if sys.platform == "linux":
+        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        peak, own = (int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "RssAnon"))
+        return peak, own
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+
+
+def card(model: Model, folder: Path) -> dict[str, Any]:
+    """By the command line: the example of the model's card."""
+    words = ["generate", model.prompt, "--model", str(folder), "--json", "--quiet", *model.options]
+    words += ["--architecture", model.architecture] if model.architecture else []
+    done = subprocess.run(
+        [sys.executable, "-m", "tinylm", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"tinylm {' '.join(words)}: {done.stderr}")
+    answers = json.loads(done.stdout)["completions"]
+    return {"tokens": [len(answer["ids"]) for answer in answers]}
+
+
+STAGES = {"write": write, "ours": ours, "card": card}
+
+
+def run(name: str, folder: Path) -> dict[str, Any]:
+    """All stages of a model, each in a process of its own -> its row of the table."""
+    results: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        print(f"{name}: {stage}", file=sys.stderr, flush=True)
+        words = [sys.executable, __file__, name, "--stage", stage, "--folder", str(folder)]
+        done = subprocess.run(
+            words, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, env=environment()
+        )
+        results[stage] = json.loads(done.stdout.splitlines()[-1])
+    model, found = MODELS[name], results["ours"]
+    same = sum(
+        1 for one, other in zip(found["greedy"], results["write"]["greedy"], strict=True) if one == other
+    )
+    return {
+        "model": name,
+        "parameters": model.parameters,
+        "stored": f"{model.dtype}, {results['write']['bytes'] / 1e9:.2f} GB",
+        **{name: found[name] for name in ("difference", "ours", "theirs")},
+        "greedy": f"{same} of {NEW}",
+        **{name: found[name] for name in ("load_seconds", "peak", "own", "threads")},
+        "card_tokens": results["card"]["tokens"],
+        "good": found["difference"] < 1e-4 and same == NEW,
+    }
+
+
+def environment() -> dict[str, str]:
+    """The environment of a stage: this checkout's tinylm, and silence of transformers."""
+    silence = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **silence, "PYTHONPATH": str(ROOT)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The table of docs/exact-shapes.md."""
+    lines = [
+        "| model | parameters | stored | tinylm from transformers | tinylm from float64 | transformers from float64 |"
+        " 50 greedy tokens | load | peak memory | of it not mapped |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['model']} | {row['parameters']:,} | {row['stored']} | {row['difference']:.1e} |"
+            f" {row['ours']:.1e} | {row['theirs']:.1e} | {row['greedy']} |"
+            f" {row['load_seconds']:.2f} s | {row['peak'] / 1e9:.2f} GB | {row['own'] / 1e9:.2f} GB |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the models that are named, all by default; 1 if one differs."""
+    parser = argparse.ArgumentParser(description="Compare the published shapes with transformers.")
+    parser.add_argument("names", nargs="*", metavar="MODEL", help=f"any of {', '.join(MODELS)}")
+    parser.add_argument(
+        "--folder", type=Path, help="where the folders are written (default: a temporary one)"
+    )
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.stage:
+        print(json.dumps(STAGES[arguments.stage](MODELS[arguments.names[0]], arguments.folder)))
+        return 0
+    # so that loading is measured with kernels that are compiled
+    subprocess.run([sys.executable, "-m", "tinylm", "warmup"], cwd=ROOT, env=environment(), check=True)
+    rows = []
+    for name in arguments.names or MODELS:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            rows.append(run(name, Path(folder)))
+        print(json.dumps(rows[-1]), flush=True)
+    print(
+        f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n\n{table(rows)}"
+    )
+    return 0 if all(row["good"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -43,11 +43,13 @@ class Vocabulary:
             if skip_special_tokens:
                 return [written[id] for id in ids if id not in special]
             return [written[id] for id in ids]
-        except (KeyError, TypeError) as error:
-            id = error.args[0] if isinstance(error, KeyError) else ids
+        except KeyError as error:
+            id = show(error.args[0])
             raise TokenizerError(
-                f"there is no token with the id {show(id)}; the highest is {self.size - 1}"
+                f"there is no token with the id {id}; the highest is {self.size - 1}"
             ) from None
+        except TypeError:
+            raise TokenizerError(f"ids must be integers, but are {show(ids)}") from None
 
 
 def read_added(fields: Fields, model: BytePairEncoding) -> list[AddedToken]:

@@ -115,7 +115,9 @@ def run_part(part: str, arguments: argparse.Namespace) -> bool:
             )
             return True
         if sys.version_info < (3, 11):
-            say("skipped: this Python's last NumPy describes its types otherwise; they are checked on newer ones")
+            say(
+                "skipped: this Python's last NumPy describes its types otherwise; they are checked on newer ones"
+            )
             return True
         return run(sys.executable, "-m", "mypy")
     return run(sys.executable, "-m", "pytest", "-rs", *arguments.pytest)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pytest
 
 import tinylm
 from tinylm import trace as tracing
+from tinylm.engine import Engine
 from tinylm.errors import ContextError, ParameterError
 from tinylm.language_model import LanguageModel
 
 TEXT = "Once upon a time, there was a little dog"
+
+
+def load_script() -> ModuleType:
+    path = Path(__file__).resolve().parent.parent / "scripts" / "make_model_goldens.py"
+    spec = importlib.util.spec_from_file_location("model_goldens", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = load_script()
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +153,24 @@ def test_hooks_that_only_look_change_nothing(lm: LanguageModel) -> None:
     hooks = {name: lambda value, name=name: seen.update({name: value.shape}) for name in plain}
     assert np.allclose(lm.trace(TEXT, hooks).logits, plain.logits, atol=1e-5)
     assert seen == {name: value.shape for name, value in plain.items()}
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt_neox", "gpt_neox, sequential residual", "qwen3, one key head", "llama, bfloat16"]
+)
+def test_other_architectures(name: str, tmp_path: Path) -> None:
+    shapes = json.loads(SCRIPT.VARIANTS_FILE.read_text(encoding="utf-8"))[name]["shapes"]
+    engine = Engine.load(SCRIPT.write_folder(tmp_path, SCRIPT.VARIANTS[name], shapes), threads=1)
+    ids = SCRIPT.text_ids(engine.vocab_size)
+    trace = tracing.trace(engine, ids, [""] * len(ids))
+    compiled = engine.logits(ids)
+    assert np.abs(trace.logits - compiled).max() < 1e-4 * np.abs(compiled).max()
+    assert trace["blocks.1.attn.q"].shape == (len(ids), 4, 8)
+    assert np.allclose(trace.pattern(1).sum(-1), 1, atol=1e-6)
+    assert np.allclose(trace.logit_lens()[-1], trace.logits[-1], atol=1e-5)
+    assert ("blocks.0.resid_mid" in trace) == (name != "gpt_neox")
+    parts = [trace[f"blocks.{layer}.{part}_out"] for layer in range(2) for part in ("attn", "mlp")]
+    assert np.allclose(trace["embed"] + sum(parts), trace.residuals[-1], atol=1e-4)
 
 
 def test_unknown_names_suggest_known_ones(lm: LanguageModel) -> None:

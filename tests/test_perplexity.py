@@ -77,6 +77,19 @@ def test_every_token_is_scored_once_where_windows_overlap(lm: LanguageModel) -> 
         assert found.scored_bytes == 300
 
 
+@pytest.mark.parametrize("bos", ["auto", "no"])
+def test_windows_that_share_nothing_lose_their_first_token(bos: str, lm: LanguageModel) -> None:
+    text = TEXT[:300]
+    found = perplexity(lm, text, context=40, stride=40, bos=bos)
+    offsets = lm.tokenizer.encode_with_offsets(text, add_special_tokens=bos != "no").offsets
+    lost = range(0, found.tokens, 40)
+    assert found.scored_tokens == found.tokens - len(lost)
+    # in this text every token stands for characters of its own, and a space belongs to the token after it
+    assert found.scored_bytes == 300 - sum(
+        offsets[place][1] - offsets[max(place - 1, 0)][1] for place in lost
+    ) - (offsets[0][1] if bos == "no" else 0)
+
+
 def test_bytes_of_tokens() -> None:
     # a token for each: nothing, "a", the first and the second byte of "é", " b" behind a dropped space, the end
     assert byte_counts("aé  b.\n", [(0, 0), (0, 1), (1, 2), (1, 2), (3, 5), (5, 6)]) == [0, 1, 2, 0, 3, 2]

@@ -22,6 +22,9 @@ LONGEST_WINDOW = 2048
 ROWS_BYTES = 32 * 2**20
 """Bytes of logits that are held at a time."""
 
+FIRST_CHARACTERS = 64
+"""Enough of a text to see with which token it begins."""
+
 BOS = ("auto", "yes", "no")
 """The token that begins a text: as the tokenizer does by itself, always, or never."""
 
@@ -121,10 +124,11 @@ def perplexity(
     to score.
     """
     context, stride = protocol(model.engine.context_length, context, stride)
-    ids, spans, has_bos = read(model, text, bos)
+    ids, has_bos = read(model, text, bos)
     plan = list(windows(len(ids), context, stride))
     done, total = 0, sum(window.end - window.begin for window in plan)
-    nll, scored, scored_bytes, recipe_nll, recipe_tokens = 0.0, 0, 0, 0.0, 0
+    scored_bytes = len(text.encode("utf-8")) - unscored_bytes(model, text, plan, has_bos)
+    nll, scored, recipe_nll, recipe_tokens = 0.0, 0, 0.0, 0
     for window in plan:
 
         def report(part: int, before: int = done) -> None:
@@ -135,7 +139,6 @@ def perplexity(
         done += window.end - window.begin
         nll += float(found.sum())
         scored += len(found)
-        scored_bytes += sum(spans[window.scored : window.end])
         if len(found):
             # The recipe takes one token of every window for its first, though only that of the first is unscored
             recipe_nll += float(found.mean()) * (window.new - 1)
@@ -155,20 +158,32 @@ def protocol(context_length: int, context: int | None, stride: int | None) -> tu
     return context, stride
 
 
-def read(model: LanguageModel, text: str, bos: str) -> tuple[list[int], list[int], bool]:
-    """(ids (n,), bytes of the text (n,) that each stands for, whether a token of its own begins the text)."""
+def read(model: LanguageModel, text: str, bos: str) -> tuple[list[int], bool]:
+    """(ids (n,), whether a token of its own begins the text). Raises ParameterError."""
     if bos not in BOS:
         raise ParameterError(f"bos is {bos!r}; expected one of {', '.join(BOS)}")
-    encoding = model.tokenizer.encode_with_offsets(text, add_special_tokens=bos != "no")
-    ids, offsets = list(encoding.ids), list(encoding.offsets)
-    begins = bool(ids) and ids[0] == model.bos_token_id and offsets[0][0] == offsets[0][1]
+    ids = model.tokenizer.encode(text, add_special_tokens=bos != "no")
+    # Only a token that stands for nothing of the text was put there, and not written by its author.
+    start = model.tokenizer.encode_with_offsets(text[:FIRST_CHARACTERS], add_special_tokens=bos != "no")
+    begins = bool(ids) and ids[0] == model.bos_token_id and start.offsets[0][0] == start.offsets[0][1]
     if bos == "yes" and not begins:
         if model.bos_token_id is None:
             raise ParameterError("the model has no token that begins a text")
-        ids, offsets, begins = [model.bos_token_id, *ids], [(0, 0), *offsets], True
+        ids, begins = [model.bos_token_id, *ids], True
     if len(ids) < 2:
         raise ParameterError(f"a text of {len(ids)} tokens has nothing to foresee; give a longer one")
-    return ids, byte_counts(text, offsets), begins
+    return ids, begins
+
+
+def unscored_bytes(model: LanguageModel, text: str, plan: Sequence[Window], has_bos: bool) -> int:
+    """Bytes of the tokens that nothing foresees: the first of every window that shares none with another."""
+    first = [window.begin for window in plan if window.new == window.end - window.begin]
+    if has_bos:
+        first = [place - 1 for place in first if place]  # the places of the text's own tokens
+    if not first:
+        return 0
+    spans = byte_counts(text, model.tokenizer.encode_with_offsets(text, add_special_tokens=False).offsets)
+    return sum(spans[place] for place in first if place < len(spans))
 
 
 def byte_counts(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:

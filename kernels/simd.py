@@ -156,3 +156,14 @@ def nearest_int32(typingctx: Any, number: Any) -> Any:
         return builder.fptosi(builder.call(function, [arguments[0]]), INT32)
 
     return types.int32(types.float32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """`emit_prefetch` of an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit_prefetch(builder, arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate

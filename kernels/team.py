@@ -19,10 +19,13 @@ import numpy as np
 
 from tinylm.kernels.cores import default_threads
 from tinylm.kernels.jit import njit
-from tinylm.kernels.simd import atomic_add, atomic_load, atomic_store, call_operation, call_system
+from tinylm.kernels.simd import atomic_add, atomic_load, atomic_store, call_operation, call_system, prefetch
 
-FUNCTION, UNITS, CHUNK, AWAITED, OPERANDS = 0, 1, 2, 3, 4
-"""Places in a row of the table: address, units of work, units a chunk, units to wait for after it, operands."""
+FUNCTION, UNITS, CHUNK, AWAITED, AHEAD, AHEAD_BYTES, OPERANDS = range(7)
+"""Places in a row of the table: address, units of work, units a chunk, units to wait for after it, what to fetch
+before waiting and how much of it, operands."""
+
+CACHE_LINE = 64
 
 LINE = 16
 """int64 a counter has to itself: two cache lines (M1's are 128 bytes), so that no two counters share one."""
@@ -71,6 +74,9 @@ def walk(table, counters, state, generation, sleep, microseconds):
             if completed > 0:
                 atomic_add(done, completed)
             if table[i, AWAITED] > 0:
+                # whoever has nothing to do asks for the weights that come next: memory is not idle meanwhile
+                for line in range(0, table[i, AHEAD_BYTES], CACHE_LINE):
+                    prefetch(table[i, AHEAD] + line)
                 _wait(done, table[i, AWAITED], sleep, microseconds)
                 group = i + 1
     atomic_add(active, -1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tinylm.kernels.attention import FIRST_LAYER
 from tinylm.kernels.matmul import packed_length
 from tinylm.kernels.rope import rope_table
-from tinylm.kernels.team import AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
+from tinylm.kernels.team import AHEAD, AHEAD_BYTES, AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
 from tinylm.lowering import Address, Live, Lowering, Operand, Row
 from tinylm.program import Buffer, Program
 from tinylm.step import Step
@@ -25,6 +25,9 @@ ALIGNMENT = 64
 GUARD = 64
 """float32 that stay free around a buffer. Where one ends closer to the next than a vector loop reaches ahead,
 LLVM's check for overlaps chooses the scalar loop, which rounds otherwise: bits would hang on addresses."""
+
+FETCHED = 256 * 1024
+"""Bytes of the next weights that a thread asks for before it waits."""
 
 Facts = dict[str, int]
 
@@ -122,6 +125,10 @@ class _Table:
             live for live, places in self._live.items() if any(p % PLACES == UNITS for p in places)
         }
         self._waits = _waits(self.rows, self.storage.slots)
+        following = (0, 0)
+        for i in reversed(range(len(self.rows))):
+            self.array[i, [AHEAD, AHEAD_BYTES]] = following[0], min(following[1], FETCHED)
+            following = self.rows[i].weights if self.rows[i].weights[1] else following
         self._grain = np.array([row.grain for row in self.rows])
         self._most = np.array([row.most for row in self.rows])
 

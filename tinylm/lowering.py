@@ -12,8 +12,8 @@ from tinylm.kernels import activation, attention, norm, rope, rows
 from tinylm.kernels.jit import Operation as Kernel
 from tinylm.program import Buffer, Operation, Program
 
-CHUNK_BYTES = 48 * 1024
-"""Bytes of weights that a thread takes at a time in a step of one token: a microsecond or two of bandwidth."""
+CHUNK_BYTES = 192 * 1024
+"""Bytes of weights that a thread takes at a time in a step of one token: some microseconds of bandwidth."""
 
 CHUNK_ROWS = 64
 """Rows that a thread takes at a time in a step of several tokens: they stay in its cache meanwhile."""
@@ -61,6 +61,8 @@ class Row:
     writes: tuple[Buffer, ...]
     grain: int = 1
     most: int = 1 << 30
+    weights: tuple[int, int] = (0, 0)
+    """Address and bytes of the weights that a step of one token reads, for who waits before it."""
 
 
 class Lowering:
@@ -82,8 +84,9 @@ class Lowering:
         *writes: Buffer,
         grain: int = 1,
         most: int = 1 << 30,
+        weights: tuple[int, int] = (0, 0),
     ) -> None:
-        self.rows.append(Row(kernel, units, operands, reads, writes, grain, most))
+        self.rows.append(Row(kernel, units, operands, reads, writes, grain, most, weights))
 
     def _lower_embed(self, operation: Operation) -> None:
         assert operation.matrix is not None
@@ -133,6 +136,7 @@ class Lowering:
             out,
             grain=matrix.grain,
             most=rows_of_chunk,
+            weights=(matrix.operands()[0], matrix.nbytes) if self.single else (0, 0),
         )
         if "bias" in operation.vectors:
             operands: list[Operand] = [out, *array_operands(operation.vectors["bias"])]

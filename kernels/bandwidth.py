@@ -8,7 +8,7 @@ import numpy as np
 
 from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.operands import int64_1d
-from tinylm.kernels.team import Team
+from tinylm.kernels.team import Team, single
 
 BLOCK = 2**15
 """int64 in a unit of work: 256 KiB."""
@@ -49,11 +49,8 @@ class Bandwidth:
         self._team = team
         self._words = np.ones(max(1, size // (8 * BLOCK)) * BLOCK, np.int64)
         self._sums = np.zeros(len(self._words) // BLOCK, np.int64)
-        places = [
-            block_sums_operation.address, len(self._sums), 1, len(self._sums),
-            self._words.ctypes.data, len(self._words), self._sums.ctypes.data, len(self._sums),
-        ]  # fmt: skip
-        self._table = np.array([places], np.int64)
+        operands = [self._words.ctypes.data, len(self._words), self._sums.ctypes.data, len(self._sums)]
+        self._table = single(block_sums_operation.address, len(self._sums), 1, operands)
         self._team.run(self._table)
 
     def measure(self, passes: int = 3) -> float:

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinylm.kernels.cores import default_threads
 from tinylm.kernels.jit import njit
@@ -26,6 +27,12 @@ FUNCTION, UNITS, CHUNK, AWAITED, AHEAD, AHEAD_BYTES, OPERANDS = range(7)
 before waiting and how much of it, operands."""
 
 CACHE_LINE = 64
+
+
+def single(address: int, units: int, chunk: int, operands: list[int]) -> NDArray[np.int64]:
+    """The table of one operation alone."""
+    return np.array([[address, units, chunk, units, 0, 0, *operands]], np.int64)
+
 
 LINE = 16
 """int64 a counter has to itself: two cache lines (M1's are 128 bytes), so that no two counters share one."""

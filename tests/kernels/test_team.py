@@ -42,7 +42,7 @@ def row(kernel: Any, chunk: int, awaited: int, *arrays: np.ndarray, units: int |
     """A row of a table; the units are the cells of the last array."""
     operands = [place for array in arrays for place in (array.ctypes.data, len(array))]
     operands += [0] * (4 - len(operands))
-    return [kernel.address, len(arrays[-1]) if units is None else units, chunk, awaited, *operands]
+    return [kernel.address, len(arrays[-1]) if units is None else units, chunk, awaited, 0, 0, *operands]
 
 
 class Mirrors:

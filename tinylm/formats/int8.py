@@ -26,7 +26,7 @@ from tinylm.kernels.matmul_int8 import (
     quantize_float32_operation,
     take_int8_operation,
 )
-from tinylm.kernels.team import AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
+from tinylm.kernels.team import Team, single
 
 SCALES = ".scales"
 """What the name of a matrix's scales ends in, beside its own."""
@@ -85,8 +85,5 @@ def quantize(weights: NDArray[Any], team: Team) -> Int8Matrix:
     kernel = quantize_bfloat16_operation if weights.dtype == np.uint16 else quantize_float32_operation
     blocks = number_shape[0]
     operands = [*array_operands(weights), numbers.ctypes.data, number_shape[1], scales.ctypes.data]
-    table = np.zeros((1, OPERANDS + 8), np.int64)
-    table[0, [FUNCTION, UNITS, CHUNK, AWAITED]] = kernel.address, blocks, 4, blocks
-    table[0, OPERANDS:] = [*operands, scale_shape[1], blocks]
-    team.run(table)
+    team.run(single(kernel.address, blocks, 4, [*operands, scale_shape[1], blocks]))
     return Int8Matrix(numbers, scales, shape)

@@ -67,7 +67,9 @@ def main() -> None:
     record["text"] = {
         "ids": ids,
         "columns": columns.tolist(),
-        "logits": [[round(float(logits[row, column]), 5) for column in columns] for row in range(TEXT_TOKENS)],
+        "logits": [
+            [round(float(logits[row, column]), 5) for column in columns] for row in range(TEXT_TOKENS)
+        ],
         "likeliest": logits.argmax(axis=1).tolist(),
         "largest": float(np.abs(logits).max()),
     }

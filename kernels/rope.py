@@ -29,15 +29,16 @@ def rope(x, positions, table, head_dim, out, begin, end):
     """Tokens `begin` to `end` of `rope_reference` into out (T, H * Dh), which may be x."""
     half = table.shape[1] // 2
     for token in range(begin, end):
-        position = positions[token]
+        cosines, sines = table[positions[token], :half], table[positions[token], half:]
         for head in range(0, x.shape[1], head_dim):
+            source, target = x[token, head : head + head_dim], out[token, head : head + head_dim]
             for i in range(half):
-                first, second = x[token, head + i], x[token, head + half + i]
-                cosine, sine = table[position, i], table[position, half + i]
-                out[token, head + i] = first * cosine - second * sine
-                out[token, head + half + i] = second * cosine + first * sine
-            for i in range(head + 2 * half, head + head_dim):
-                out[token, i] = x[token, i]
+                first, second = source[i], source[half + i]
+                target[i] = first * cosines[i] - second * sines[i]
+                target[half + i] = second * cosines[i] + first * sines[i]
+            rest, kept = source[2 * half :], target[2 * half :]
+            for i in range(len(rest)):
+                kept[i] = rest[i]
 
 
 @operation

@@ -17,8 +17,9 @@ def take_reference(table, indices):
 def take(table, indices, out, begin, end):
     """Rows `begin` to `end` of `take_reference` into out (R, K); the table as `to_float32` reads it."""
     for row in range(begin, end):
+        found, target = table[indices[row]], out[row]
         for k in range(table.shape[1]):
-            out[row, k] = to_float32(table[indices[row], k])
+            target[k] = to_float32(found[k])
 
 
 def add_bias_reference(x, bias):
@@ -45,8 +46,10 @@ def heads(x, offset, size, stride, out, begin, end):
     """Rows `begin` to `end` of `heads_reference` into out (R, H * size)."""
     for row in range(begin, end):
         for head in range(x.shape[1] // stride):
+            first = head * stride + offset
+            part, target = x[row, first : first + size], out[row, head * size : (head + 1) * size]
             for i in range(size):
-                out[row, head * size + i] = x[row, head * stride + offset + i]
+                target[i] = part[i]
 
 
 @operation

@@ -143,8 +143,14 @@ def test_a_listener_hears_before_and_after(folder: Path, compiled: Compiled) -> 
     compiled.stop = jit.on_compile(lambda name, seconds: None)
 
 
+def flipped(data: bytes) -> bytes:
+    """One bit of the name of the function's module is another: nothing that reading it would stumble over."""
+    assert (place := data.rfind(b"nopython")) > 0
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
 SPOIL: dict[str, Callable[[Path], object]] = {
-    "a byte is another": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"),
+    "a byte is another": lambda path: path.write_bytes(flipped(path.read_bytes())),
     "empty": lambda path: path.write_bytes(b""),
     "ten bytes": lambda path: path.write_bytes(path.read_bytes()[:10]),
     "half of it": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),

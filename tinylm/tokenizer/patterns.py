@@ -9,7 +9,7 @@ import regex
 from tinylm.errors import TokenizerError
 
 from .aligned import Span
-from .expressions import may_run_away, translate
+from .expressions import Translation
 from .fields import Fields, show
 from .unicode_versions import as_unicode_16
 
@@ -28,13 +28,14 @@ class Pattern:
         self.where = where
         self.known = known
         try:
-            self._compiled: Any = regex.compile(translate(source), regex.V1 | regex.MULTILINE)
+            translation = Translation(source)
+            self._compiled: Any = regex.compile(translation.text, regex.V1 | regex.MULTILINE)
         except (ValueError, RecursionError, OverflowError, regex.error) as error:
             raise TokenizerError(
                 f"{where}: the regular expression {show(source)} is not understood: {error}"
             ) from None
         # Looking at the clock makes the search three times slower.
-        self._limits = {"timeout": LONGEST_SEARCH} if may_run_away(source) else {}
+        self._limits = {"timeout": LONGEST_SEARCH} if translation.may_run_away else {}
         # Where a capturing group stands, `findall` gives the group and not the match.
         self._plain = self._compiled.groups == 0
         self.literal = ""

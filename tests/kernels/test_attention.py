@@ -188,6 +188,9 @@ def test_the_plan_covers_every_query_and_position_once(step: list[tuple[int, int
         assert 0 < task[QUERIES_HERE] <= LANES
         assert task[BEGIN] < task[END]
         assert task[ROW] == case.starts[task[SEQUENCE]]
+        step_count, positions = step[task[SEQUENCE]]
+        last = positions - step_count + (task[FIRST] + task[QUERIES_HERE] - 1) // group
+        assert task[END] <= last + 1, "positions that none of its queries sees"
         queries = slice(task[FIRST], task[FIRST] + task[QUERIES_HERE])
         seen[task[SEQUENCE]][queries, task[BEGIN] : task[END]] += 1
     for (count, length), found in zip(step, seen, strict=True):

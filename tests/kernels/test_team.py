@@ -68,6 +68,15 @@ def test_an_operation_waits_for_all_of_the_one_before(threads: int, chunk: int) 
         chain.check(step)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("chunk", [3, 50])
+def test_long_steps_that_all_threads_walk_together(threads: int, chunk: int) -> None:
+    team, chain = Team(threads), Mirrors(3000, chunk)  # long enough for the others to wake up
+    for step in range(1, 8):
+        team.run(chain.table)
+        chain.check(step)
+
+
 @pytest.mark.parametrize("threads", [2, 16])
 def test_many_short_steps(threads: int) -> None:
     team, chain = Team(threads), Mirrors(2, 13)

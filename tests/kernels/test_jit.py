@@ -145,7 +145,8 @@ def test_a_listener_hears_before_and_after(folder: Path, compiled: Compiled) -> 
 
 def flipped(data: bytes) -> bytes:
     """One bit of a variable's name is another: nothing that reading it would stumble over."""
-    assert (place := data.find(b"return_value")) > 0
+    place = data.find(b"return_value")
+    assert place > 0
     return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 

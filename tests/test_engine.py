@@ -140,6 +140,22 @@ def test_several_sequences_in_a_step_are_as_alone(
             together, lengths = together[:0:-1], lengths[:0:-1]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_other_formats_are_run_in_every_way_too(text: list[int], dtype: str) -> None:
+    one, many = (Engine.load(STORIES, dtype=dtype, threads=threads) for threads in (1, 5))
+    np.testing.assert_array_equal(one.logits(text[:100]), many.logits(text[:100]))
+    whole = one.logits(text[:31])  # with more tokens at once, int8 may round activations to 8 bits
+    room = (1e-5 if dtype == "bfloat16" else 1e-3) * np.abs(whole).max()
+    sequence = one.new_sequence()
+    steps = np.concatenate([one.decode([sequence], [token]) for token in text[:31]])
+    np.testing.assert_allclose(steps, whole, atol=room, rtol=0)
+    np.testing.assert_allclose(one.trace(text[:31])["logits"], whole, atol=room, rtol=0)
+    several = [many.new_sequence() for _ in range(9)]
+    together = [many.decode(several, [token] * 9) for token in text[:31]]
+    for place in range(9):
+        np.testing.assert_allclose([step[place] for step in together], whole, atol=room, rtol=0)
+
+
 def test_more_sequences_than_lanes(engine: Engine, text: list[int], expected: np.ndarray) -> None:
     sequences = [engine.new_sequence() for _ in range(45)]
     for position in range(3):

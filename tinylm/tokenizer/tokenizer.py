@@ -70,6 +70,7 @@ class Tokenizer:
         )
         self._words: dict[str, Ids] = {}
         self._parts: dict[str, Ids] = {}
+        self._lengths: dict[str, list[tuple[int, int]]] = {}
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -238,9 +239,17 @@ class Tokenizer:
     def _add_word(self, encoding: Encoding, word: Aligned) -> None:
         if self._as_bytes:
             word = word.mapped(map(to_alphabet, word.text))
+        known = self._lengths
+        if len(known) > MOST_KEPT:
+            known = self._lengths = {}
+        pieces = known.get(word.text)
+        if pieces is None:
+            pieces = self._model.encode_with_lengths(word.text)
+            if len(word.text) <= LONGEST_KEPT:
+                known[word.text] = pieces
         spans = word.by_byte()
         start = 0
-        for id, length in self._model.encode_with_lengths(word.text):
+        for id, length in pieces:
             end = start + length
             encoding.ids.append(id)
             encoding.tokens.append(self._vocabulary.tokens[id])

@@ -126,7 +126,8 @@ class Bench:
             for _ in range(times):
                 call()
 
-        self._cases.append(Case(name, work, "read" if read else "multiply", read or multiply))
+        against = "read" if read else "multiply" if multiply else "empty"
+        self._cases.append(Case(name, work, against, read or multiply or 1))
 
     def _reader(self, size: float) -> Callable[[int], None]:
         blocks = max(1, int(min(size, LARGEST_READ)) // (8 * BLOCK))

@@ -164,11 +164,15 @@ HOSTILE = {
     # endless chains, which end where they are freed
     "filters on filters": "{% set ns = namespace(x=[1]) %}"
     + LOOP
+    + LOOP
     + "{% set ns.x = ns.x | map('string') %}"
+    + END
     + END,
     "filters in filters": "{% set ns = namespace(x=1) %}"
     + LOOP
+    + LOOP
     + "{% set ns.x = [y] | map('default', ns.x) %}"
+    + END
     + END,
     "reversed in reversed": "{% set ns = namespace(x=1) %}"
     + LOOP

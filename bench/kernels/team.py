@@ -24,7 +24,7 @@ def main() -> None:
     several[3][AWAITED] = 4 * threads
     bench.add("four that do not wait for each other", several)
     step = np.array([row(nothing, threads, 1)], np.int64)
-    bench.add_call("a step: waking the threads", lambda: bench.team.run(step), read=1)
+    bench.add_call("a step: waking the threads", lambda: bench.team.run(step))
     bench.run()
 
 

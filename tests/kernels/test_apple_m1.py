@@ -1,5 +1,6 @@
 """The kernels for the machine that is not at hand: what LLVM makes of them for an M1."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "emit_assembly.py"
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}  # a checkout that is not installed will do
 KERNELS = ("matvec", "matvec_bfloat16", "matmul", "matmul_int8", "attention", "gate", "pack_int8")
 
 
@@ -17,7 +19,9 @@ def assembly():
     found = {}
     for kernel in KERNELS:
         command = [sys.executable, str(SCRIPT), kernel, "arm64-apple-macosx", "apple-m1"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=600, env=ENVIRONMENT
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         found[kernel] = done.stdout
     return found

@@ -59,6 +59,20 @@ def write_gguf(folder: Path, file: Path) -> Path:
     return file
 
 
+def quantize_gguf(source: Path, file: Path, kind: str) -> Path:
+    """A copy of a float32 file in another type (F16, BF16, Q8_0, Q4_0), by llama.cpp's own quantizer."""
+    import llama_cpp
+
+    if kind == "F32":
+        return source
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    failed = llama_cpp.llama_model_quantize(str(source).encode(), str(file).encode(), parameters)
+    if failed:
+        raise RuntimeError(f"llama.cpp could not write {kind}")
+    return file
+
+
 def rope_theta(config: dict[str, object]) -> float:
     """The base of the rotary angles, in the older place of a config or the newer one."""
     nested = config.get("rope_parameters")

@@ -18,7 +18,7 @@ import pytest
 import tinylm
 from tinylm.cli import main
 from tinylm.errors import MissingExtraError, SourceError, TinylmError
-from tinylm.sources.hub import pull_hub, resolve_hub
+from tinylm.sources.hub import pull_hub, remote_size, resolve_hub
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT, OLDER = "a" * 40, "b" * 40
@@ -228,7 +228,11 @@ def pull(id: str = "someone/small-model") -> Path:
     """The folder of a pulled model, with a look at its progress."""
     seen: list[tuple[str, int, int]] = []
     folder = pull_hub(id, lambda *parts: seen.append(parts))
-    assert seen[-1][1] == seen[-1][2] > 0
+    if seen:
+        assert seen[-1][1] == seen[-1][2] > 0
+        assert len({total for stage, _, total in seen if stage == "downloading"}) == 1, (
+            "one bar for all files"
+        )
     return folder
 
 
@@ -253,7 +257,10 @@ def test_pull_fetches_what_is_needed_and_nothing_else(home: Path, server: Server
 
     # A second time no file is fetched.
     server.hub.requests.clear()
-    assert pull() == folder
+    assert (
+        pull_hub("someone/small-model", lambda *parts: pytest.fail(f"nothing is fetched, but {parts}"))
+        == folder
+    )
     assert not [path for command, path, _ in server.hub.requests if command == "GET" and "/api/" not in path]
 
 
@@ -407,6 +414,49 @@ def test_without_huggingface_hub_the_extra_is_named(monkeypatch: pytest.MonkeyPa
         pull_hub("someone/small-model")
 
 
+def test_the_size_is_known_before_anything_is_fetched(server: Server) -> None:
+    files = server.hub.files[COMMIT]
+    needed = [name for name in files if not name.endswith((".md", ".py", ".bin")) and "/" not in name]
+    assert remote_size("someone/small-model") == sum(len(files[name]) for name in needed)
+    assert remote_size("someone/small-model@v1.0") == remote_size("someone/small-model") - len(BIG) + 999
+    del files["model.safetensors"]
+    with pytest.raises(SourceError, match="only pickled weights"):
+        remote_size("someone/small-model")
+    with pytest.raises(SourceError, match="has no someone/other"):
+        remote_size("someone/other")
+    files |= {"model.safetensors.index.json": b"{}", "model-00001-of-00001.safetensors": b"three"}
+    files["consolidated.safetensors"] = BIG
+    small = sum(len(files[name]) for name in needed if name != "model.safetensors")
+    assert remote_size("someone/small-model") == small + len(b"{}three")
+    assert not [path for _, path, _ in server.hub.requests if "/api/" not in path]
+
+
+def test_a_person_is_asked_with_the_size(home: Path, server: Server) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    if sys.platform == "win32":
+        pytest.skip("no pseudo-terminal here")
+    bundled = Path(tinylm.__file__).parent / "stories260k"
+    server.hub.files[COMMIT] = {file.name: file.read_bytes() for file in bundled.glob("*.[js]*")}
+    words = ["generate", "Once upon a time", "-n", "5", "--model", "someone/small-model"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    for answer, said in (
+        ("n", "fetch it with: tinylm pull someone/small-model"),
+        ("y", ", there was a little"),
+    ):
+        child = pexpect.spawn(
+            sys.executable, ["-m", "tinylm", *words], env={**os.environ, "PYTHONPATH": path, "TERM": "dumb"},
+            encoding="utf-8", timeout=120, dimensions=(50, 200),
+        )  # fmt: skip
+        child.expect_exact(
+            "someone/small-model is not here yet; fetch it (from the Hugging Face hub, 1.1 MB)? [y/N] "
+        )
+        child.sendline(answer)
+        child.expect_exact(said)
+        child.expect(pexpect.EOF)
+        child.close()
+    assert child.exitstatus == 0
+
+
 def test_from_an_id_to_a_text(
     home: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,7 +469,9 @@ def test_from_an_id_to_a_text(
     assert main(words) == 0
     said = capsys.readouterr()
     assert said.out.startswith(", there was a little")
-    assert "downloading someone/small-model" in said.err
+    assert [line for line in said.err.splitlines() if "someone" in line] == [
+        "downloading someone/small-model (1.1 MB)"
+    ]
     assert main(["pull", "someone/small-model", "-q"]) == 0
     assert Path(capsys.readouterr().out.strip()).name == COMMIT
     assert main(["list"]) == 0

@@ -35,7 +35,6 @@ from tinylm.sources.hub_cache import (
 from tinylm.sources.write import check_room, explained
 
 SMALL_FILES = (
-    "config.json",
     "generation_config.json",
     "tokenizer*.json",
     "special_tokens_map.json",
@@ -107,32 +106,59 @@ def pull_hub(id: str, progress: Progress | None = None, offline: bool = False) -
     huggingface_hub.
     """
     wanted = parse_hub_id(id)
-    if offline or is_offline():
-        raise SourceError(f"{wanted}: a network is needed, which --offline or HF_HUB_OFFLINE forbids")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise MissingExtraError("hub", f"fetching {wanted} from the hub") from None
+    require_network(wanted, offline)
     report = progress or (lambda stage, done, total: None)
     with explained(repository_folder(wanted)), explained_hub(wanted), quiet_bars():
-        info = huggingface_hub.HfApi(endpoint=endpoint()).model_info(
-            wanted.repository, revision=wanted.revision, files_metadata=True
-        )
-        files = {file.name: file for file in remote_files(info)}
-        check_form(wanted, files)
+        commit, files = look_up(wanted)
         # The first file by the revision's name, for which the hub's library notes the commit.
-        first = fetch(wanted, files["config.json"], wanted.revision, report)
-        commit = first.parent.name
-        if commit != info.sha:
+        first = fetch(wanted, files["config.json"], wanted.revision)
+        if first.parent.name != commit:
             raise SourceError(f"{wanted} was changed just now; pull it again")
-        small = [file for name, file in sorted(files.items()) if is_small(name) and name != "config.json"]
-        for file in small:
-            fetch(wanted, file, commit, report)
-        weights = choose_weights(wanted, files, commit, report)
-        here = [file for file in weights if (first.parent / file.name).exists()]
-        check_room(cache_folder(), sum(file.nbytes for file in weights if file not in here))
-        fetch_all(wanted, weights, commit, report)
+        needed = [*small_files(files), *choose_weights(wanted, files, commit)]
+        left = [file for file in needed if not (first.parent / file.name).exists()]
+        check_room(cache_folder(), sum(file.nbytes for file in left))
+        fetch_all(wanted, left, commit, report)
     return first.parent
+
+
+def remote_size(id: str) -> int:
+    """The bytes of the files that `pull_hub` would fetch for a model; asks the hub, and fetches none of them.
+
+    Raises what `pull_hub` raises.
+    """
+    wanted = parse_hub_id(id)
+    require_network(wanted, False)
+    with explained_hub(wanted), quiet_bars():
+        _, files = look_up(wanted)
+    weights = [files[SINGLE_FILE]] if SINGLE_FILE in files else []
+    if not weights:  # of an index only the hub's copy knows the shards: these are their usual names
+        weights = [files[INDEX_FILE]]
+        weights += [
+            file for name, file in files.items() if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)
+        ]
+    return sum(file.nbytes for file in (files["config.json"], *small_files(files), *weights))
+
+
+def require_network(id: HubId, offline: bool) -> None:
+    """Raises SourceError where the network is forbidden, MissingExtraError without huggingface_hub."""
+    if offline or is_offline():
+        raise SourceError(f"{id}: a network is needed, which --offline or HF_HUB_OFFLINE forbids")
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("hub", f"fetching {id} from the hub") from None
+
+
+def look_up(id: HubId) -> tuple[str, dict[str, RemoteFile]]:
+    """The commit of a revision and its files by name, as the hub describes them; checked to be a model."""
+    import huggingface_hub
+
+    info = huggingface_hub.HfApi(endpoint=endpoint()).model_info(
+        id.repository, revision=id.revision, files_metadata=True
+    )
+    files = {file.name: file for file in remote_files(info)}
+    check_form(id, files)
+    return str(info.sha), files
 
 
 def remote_files(info: Any) -> Iterator[RemoteFile]:
@@ -143,11 +169,15 @@ def remote_files(info: Any) -> Iterator[RemoteFile]:
         yield RemoteFile(entry.rfilename, entry.size or 0, sha256, None if sha256 else entry.blob_id)
 
 
-def is_small(name: str) -> bool:
-    """Whether a file is one of those beside the weights that are needed."""
-    return any(
-        fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in SMALL_FILES
-    )
+def small_files(files: dict[str, RemoteFile]) -> list[RemoteFile]:
+    """The files beside config.json and the weights that are needed."""
+    return [
+        file
+        for name, file in sorted(files.items())
+        if any(
+            fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in SMALL_FILES
+        )
+    ]
 
 
 def check_form(id: HubId, files: dict[str, RemoteFile]) -> None:
@@ -166,13 +196,11 @@ def check_form(id: HubId, files: dict[str, RemoteFile]) -> None:
             raise SourceError(f"{id}: there is no {name}, without which the model cannot be run")
 
 
-def choose_weights(
-    id: HubId, files: dict[str, RemoteFile], commit: str, report: Progress
-) -> list[RemoteFile]:
+def choose_weights(id: HubId, files: dict[str, RemoteFile], commit: str) -> list[RemoteFile]:
     """The files of weights: the single one, or the index's shards, as the checkpoint reader would."""
     if SINGLE_FILE in files:
         return [files[SINGLE_FILE]]
-    index = fetch(id, files[INDEX_FILE], commit, report)
+    index = fetch(id, files[INDEX_FILE], commit)
     names = shards(read_json_object(index))
     for name in names:
         if name not in files:
@@ -181,8 +209,10 @@ def choose_weights(
 
 
 def fetch_all(id: HubId, files: list[RemoteFile], commit: str, report: Progress) -> None:
-    """Fetches the weights under one progress."""
+    """Fetches files under one progress."""
     total, before = sum(file.nbytes for file in files), 0
+    if files:
+        report("downloading", 0, total)
 
     def report_all(stage: str, done: int, _: int) -> None:
         report(stage, before + done, total)
@@ -190,11 +220,13 @@ def fetch_all(id: HubId, files: list[RemoteFile], commit: str, report: Progress)
     for file in files:
         fetch(id, file, commit, report_all)
         before += file.nbytes
-    report("downloading", total, total)
+    if files:
+        report("downloading", total, total)
 
 
-def fetch(id: HubId, file: RemoteFile, revision: str, report: Progress) -> Path:
+def fetch(id: HubId, file: RemoteFile, revision: str, progress: Progress | None = None) -> Path:
     """One file from the hub or the cache -> its path in the cache, checked if it is new."""
+    report = progress or (lambda stage, done, total: None)
     blobs = repository_folder(id) / "blobs"
     is_new = not (blobs / file.blob).exists()
     with watched(blobs, file, report):

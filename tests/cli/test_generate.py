@@ -52,6 +52,18 @@ def test_options_that_do_not_change_the_text(option: list[str], capsys: Captured
     assert generate(capsys, "Once upon a time", "-n", "20", "-q", *option) == (0, streamed, "")
 
 
+def test_what_a_models_files_ask_for_and_is_not_done_is_a_note(tmp_path: Path, capsys: Captured) -> None:
+    import tinylm
+
+    folder = tmp_path / "beams"
+    shutil.copytree(Path(tinylm.__file__).parent / "stories260k", folder)
+    (folder / "generation_config.json").write_text('{"num_beams": 4}', encoding="utf-8")
+    words = ["Once upon a time", "-n", "3", "--model", str(folder)]
+    code, _, err = generate(capsys, *words)
+    assert (code, err) == (0, "generation_config.json: not supported, and ignored: num_beams=4\n")
+    assert generate(capsys, *words, "-q")[2] == ""
+
+
 def test_echo_prints_the_prompt_first(capsys: Captured) -> None:
     _, out, _ = generate(capsys, "Once upon a time", "-n", "40", "--echo")
     assert out.startswith("Once upon a time" + STORY[:40])

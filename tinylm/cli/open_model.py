@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinylm.cli.terminal import ask, can_ask, size
+from tinylm.cli.terminal import ask, can_ask, note, size
 
 if TYPE_CHECKING:
     from tinylm.language_model import LanguageModel
@@ -39,25 +40,35 @@ def locate(arguments: argparse.Namespace) -> Path:
 def wants(name: str) -> bool:
     """Whether the person before the terminal, if there is one, wants a model to be fetched."""
     from tinylm.sources import catalog
+    from tinylm.sources.hub import remote_size
 
     if not can_ask():
         return False
     model = next((model for model in catalog.list_models() if model.name == name), None)
-    what = "from the Hugging Face hub" if model is None else f"{model.source}, {size(model.nbytes)} on disk"
+    if model is None:
+        what = f"from the Hugging Face hub, {size(remote_size(name))}"
+    else:
+        what = f"{model.source}, {size(model.nbytes)} on disk"
     return ask(f"{name} is not here yet; fetch it ({what})?")
 
 
 def open_model(folder: Path, arguments: argparse.Namespace) -> tuple[LanguageModel, float]:
-    """The model of a folder, and the seconds that loading took."""
+    """The model of a folder, and the seconds that loading took; what is to be said of it becomes notes."""
     import tinylm
 
     started = time.perf_counter()
-    model = tinylm.load(
-        folder,
-        dtype=arguments.dtype,
-        threads=arguments.threads,
-        architecture=arguments.architecture,
-        tensor_names=arguments.tensor_names,
-        offline=arguments.offline,
-    )
-    return model, time.perf_counter() - started
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        model = tinylm.load(
+            folder,
+            dtype=arguments.dtype,
+            threads=arguments.threads,
+            architecture=arguments.architecture,
+            tensor_names=arguments.tensor_names,
+            offline=arguments.offline,
+        )
+    seconds = time.perf_counter() - started
+    for warning in told:
+        if not arguments.quiet:
+            note(str(warning.message))
+    return model, seconds

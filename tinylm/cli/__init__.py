@@ -25,6 +25,7 @@ COMMANDS = {
     "remove": ("remove", "delete a fetched model"),
     "inspect": ("inspect", "show what a model is made of"),
     "perplexity": ("perplexity", "measure how well a model foresees texts"),
+    "bench": ("bench", "measure how fast a model is on this machine"),
     "warmup": ("warmup", "compile the kernels ahead of time"),
     "completion": ("completion", "print a completion script for your shell"),
     "version": ("version", "print the versions of tinylm and of what it runs on"),

@@ -89,12 +89,16 @@ def test_remove_on_a_terminal(answer: str, gone: bool, home: Path) -> None:
         (["import", "no.gguf", "folder", "-q"], 1, "no.gguf"),
         (["import", __file__, "folder", "-q"], 1, "test_models.py"),
         (["inspect", "nothing"], 1, "nothing"),
+        (["inspect", "no-one/nothing"], 1, "fetch it with: tinylm pull no-one/nothing"),
+        (["stack", "no-one/nothing", "deep", "--times", "2"], 1, "fetch it with: tinylm pull no-one/nothing"),
+        (["pull", "nothing"], 1, "or OWNER/NAME of the Hugging Face hub"),
     ],
 )
 def test_mistakes_are_told_in_a_line(
     words: list[str], code: int, said: str, home: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     found, out, err = run(capsys, *words)
     assert (found, out) == (code, "")
     assert said in err

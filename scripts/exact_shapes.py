@@ -3,8 +3,9 @@
 
 For each model, one at a time: transformers writes a folder of random weights from a fixed seed and computes, in
 float32, logits of a text of 256 tokens and 50 tokens taken greedily; tinylm loads the folder and must say the
-same; the command line runs the example of the model's card on it. Each step is a process of its own, so that its
-peak memory is its own. Needs torch, transformers, 20 GB of memory and 10 GB of disk for the largest; a folder is
+same; the example of the model's card is run on it, by the command line and by the library. One model more is
+kl3m-006's folder made four times as deep by `tinylm.stack`. Each step is a process of its own, so that its peak
+memory is its own. Needs torch, transformers, 20 GB of memory and 10 GB of disk for the largest; a folder is
 deleted before the next is written, unless `--folder` says where they stay, to be taken from there the next time.
 
     python scripts/exact_shapes.py                      all of them, as docs/exact-shapes.md shows
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +46,26 @@ KL3M_006: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Model:
-    """A published model: its config, the dtype of its file, what its card shows.
+    """A published model: its config as published, the dtype of its file, what its card shows.
 
+    prompt: of the card's example, or the messages of a chat; example: its parameters, under transformers' names.
+    tokenizer: the fixture that stands in for its own, whose ids fit; template: a fixture likewise.
     type: what config.json calls it, where that is not transformers' name; architecture: how it is loaded then.
-    tokenizer: the fixture that stands in for its own, whose ids fit.
+    head_beside: the file holds `lm_head.weight` as well as the tie. stacked: the model whose blocks it repeats.
     """
 
     config: dict[str, Any]
     dtype: str
     parameters: int
-    prompt: str
-    options: list[str]
+    prompt: str | list[dict[str, str]]
+    example: dict[str, Any]
     tokenizer: str = "kl3m-002-170m"
+    template: str | None = None
     type: str | None = None
     architecture: str | None = None
-    shard_size: str = field(default="20GB")
+    shard_size: str = "20GB"
+    head_beside: bool = False
+    stacked: str | None = None
 
 
 def published_config(name: str) -> dict[str, Any]:
@@ -68,19 +74,22 @@ def published_config(name: str) -> dict[str, Any]:
     return config
 
 
+KL3M_007 = Model(
+    {**KL3M_006, "num_hidden_layers": 120}, "bfloat16", 500_309_568, "The United States Constitution establishes",
+    {"max_new_tokens": 100, "do_sample": True, "temperature": 0.8, "top_p": 0.95},
+)  # fmt: skip
+
 MODELS = {
     "kl3m-002-170m": Model(
         published_config("kl3m-002-170m"), "float32", 167_938_048, "Under this",
-        ["--temperature", "0.5", "-n", "32", "--num-return-sequences", "3", "--do-sample"],
+        {"do_sample": True, "temperature": 0.5, "num_return_sequences": 3, "max_new_tokens": 32},
     ),
     "kl3m-006-170m": Model(
         KL3M_006, "bfloat16", 181_700_928, "This Agreement is entered into as of",
-        ["--temperature", "0.7", "--top-p", "0.95", "--repetition-penalty", "1.15", "-n", "100"],
+        {"max_new_tokens": 100, "temperature": 0.7, "top_p": 0.95, "repetition_penalty": 1.15},
     ),
-    "kl3m-007-500m": Model(
-        {**KL3M_006, "num_hidden_layers": 120}, "bfloat16", 500_309_568, "The United States Constitution establishes",
-        ["--temperature", "0.8", "--top-p", "0.95", "--do-sample", "-n", "100"],
-    ),
+    "kl3m-006-170m-stacked": replace(KL3M_007, stacked="kl3m-006-170m"),
+    "kl3m-007-500m": KL3M_007,
     "KeyLM-75M": Model(
         {
             "model_type": "qwen3", "hidden_size": 512, "num_hidden_layers": 24, "num_attention_heads": 8,
@@ -88,7 +97,7 @@ MODELS = {
             "max_position_embeddings": 2048, "tie_word_embeddings": False,
         },
         "bfloat16", 75_251_200, "The three primary colors are",
-        ["--do-sample", "--temperature", "0.7", "--top-p", "0.9", "--repetition-penalty", "1.1", "-n", "40"],
+        {"max_new_tokens": 40, "do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1},
         tokenizer="kl3m-004-char-4k-cased", type="keylm", architecture="qwen3",
     ),
     "LRC-1.5B-SFT": Model(
@@ -98,7 +107,12 @@ MODELS = {
             "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0,
             "rope_scaling": None, "tie_word_embeddings": True, "target_hidden_size": 1536, "use_aux_loss": True,
         },
-        "bfloat16", 1_606_374_912, "Hello, who are you?", ["-n", "32"], shard_size="1GB",
+        "bfloat16", 1_606_374_912,
+        [
+            {"role": "user", "content": "Hello, who are you?"},
+            {"role": "assistant", "content": "Hello, I am an AI assistant."},
+        ],
+        {"max_new_tokens": 20}, template="llama3_2", shard_size="1GB", head_beside=True,
     ),
 }  # fmt: skip
 
@@ -110,6 +124,41 @@ def text_ids(vocab_size: int) -> list[int]:
 
 def write(model: Model, folder: Path) -> dict[str, Any]:
     """By transformers: the folder, and what is expected of it, in `folder / "expected"`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if model.stacked is None:
+        write_weights(model, folder)
+    else:
+        write_stacked(MODELS[model.stacked], folder)
+    reference, report = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    reference.eval()
+    if report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]:
+        raise SystemExit(f"transformers misses or does not know tensors of {folder}: {report}")
+    count = sum(parameter.numel() for parameter in reference.parameters())
+    if count != model.parameters:
+        raise SystemExit(f"{count} parameters, {model.parameters} are published")
+    ids = text_ids(model.config["vocab_size"])
+    greedy: list[int] = []
+    with torch.no_grad():
+        logits = reference(torch.tensor([ids])).logits[0].numpy()
+        step = reference(torch.tensor([ids[:PROMPT]]), use_cache=True)
+        for _ in range(NEW):
+            greedy.append(int(step.logits[0, -1].argmax()))
+            step = reference(
+                torch.tensor([[greedy[-1]]]), past_key_values=step.past_key_values, use_cache=True
+            )
+    (folder / "expected").mkdir()
+    np.save(folder / "expected" / "logits.npy", logits)
+    np.save(folder / "expected" / "precise.npy", in_float64(reference, ids))
+    as_published(model, folder)
+    return {"greedy": greedy, "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))}
+
+
+def write_weights(model: Model, folder: Path) -> None:
+    """By transformers: a folder of random weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -126,31 +175,46 @@ def write(model: Model, folder: Path) -> dict[str, Any]:
             else:
                 parameter.normal_(0.0, 1.5 * parameter.shape[1] ** -0.5)
     made.save_pretrained(folder, max_shard_size=model.shard_size)
-    del made
 
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    count = sum(parameter.numel() for parameter in reference.parameters())
-    assert count == model.parameters, f"{count} parameters, {model.parameters} are published"
-    ids = text_ids(model.config["vocab_size"])
-    greedy: list[int] = []
-    with torch.no_grad():
-        logits = reference(torch.tensor([ids])).logits[0].numpy()
-        step = reference(torch.tensor([ids[:PROMPT]]), use_cache=True)
-        for _ in range(NEW):
-            greedy.append(int(step.logits[0, -1].argmax()))
-            step = reference(
-                torch.tensor([[greedy[-1]]]), past_key_values=step.past_key_values, use_cache=True
-            )
-    (folder / "expected").mkdir()
-    np.save(folder / "expected" / "logits.npy", logits)
-    np.save(folder / "expected" / "precise.npy", in_float64(reference, ids))
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if model.type is not None:
-        config["model_type"] = model.type
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    stand_in(folder, model.tokenizer)
-    return {"greedy": greedy, "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors"))}
+def write_stacked(shallow: Model, folder: Path) -> None:
+    """By transformers and `tinylm.stack`: a folder of four times as many blocks."""
+    from tinylm.stack import stack
+
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        source, target = Path(temporary) / "shallow", Path(temporary) / "deep"
+        source.mkdir()
+        write_weights(shallow, source)
+        stack(source, target, 4)
+        for file in target.iterdir():
+            file.rename(folder / file.name)
+
+
+def as_published(model: Model, folder: Path) -> None:
+    """The folder in its published form: the old spelling of the config, a tokenizer, a head beside its tie.
+
+    The weights are random, so any tokenizer whose ids fit says as much as the model's own.
+    """
+    config = {**model.config, "model_type": model.type or model.config["model_type"]}
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    for file in (FIXTURES / "tokenizers" / model.tokenizer).iterdir():
+        if file.suffix == ".gz":
+            (folder / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+        else:
+            shutil.copyfile(file, folder / file.name)
+    if model.template is not None:
+        source = FIXTURES / "chat_templates" / f"{model.template}.jinja"
+        shutil.copyfile(source, folder / "chat_template.jinja")
+    if model.head_beside:
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        name, file_name = "model.embed_tokens.weight", "model-head.safetensors"
+        with safe_open(folder / index["weight_map"][name], "pt") as file:
+            save_file({"lm_head.weight": file.get_tensor(name).clone()}, folder / file_name)
+        index["weight_map"]["lm_head.weight"] = file_name
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def in_float64(model: Any, ids: list[int]) -> np.ndarray:
@@ -170,16 +234,6 @@ def in_float64(model: Any, ids: list[int]) -> np.ndarray:
     with torch.no_grad():
         logits: np.ndarray = model(torch.tensor([ids])).logits[0].float().numpy()
     return logits
-
-
-def stand_in(folder: Path, name: str) -> None:
-    """A tokenizer for the folder: the weights are random, so any whose ids fit says as much."""
-    source = FIXTURES / "tokenizers" / name
-    for file in source.iterdir():
-        if file.suffix == ".gz":
-            (folder / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
-        else:
-            shutil.copyfile(file, folder / file.name)
 
 
 def load(model: Model, folder: Path) -> dict[str, Any]:
@@ -229,16 +283,30 @@ def memory() -> tuple[int, int]:
 
 
 def card(model: Model, folder: Path) -> dict[str, Any]:
-    """By the command line: the example of the model's card."""
-    words = ["generate", model.prompt, "--model", str(folder), "--json", "--quiet", *model.options]
+    """The example of the model's card: by the library, and by the command line, which must write the same."""
+    import tinylm
+
+    example = {**model.example, "seed": 20} if model.example.get("temperature") else model.example
+    lm = tinylm.load(folder, architecture=model.architecture)
+    if not isinstance(model.prompt, str):
+        answers = [lm.chat(model.prompt, **example), lm.chat(model.prompt[:1], **example)]
+        words = ["--chat", model.prompt[0]["content"]]
+        expected = [list(answers[1].ids)]
+    else:
+        answers = lm.generate_batch([model.prompt], **example)[0]
+        words, expected = [model.prompt], [list(answer.ids) for answer in answers]
+    for name, value in example.items():
+        words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     words += ["--architecture", model.architecture] if model.architecture else []
     done = subprocess.run(
-        [sys.executable, "-m", "tinylm", *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "tinylm", "generate", *words, "--model", str(folder), "--json", "--quiet"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
-        raise SystemExit(f"tinylm {' '.join(words)}: {done.stderr}")
-    answers = json.loads(done.stdout)["completions"]
-    return {"tokens": [len(answer["ids"]) for answer in answers]}
+        raise SystemExit(f"tinylm generate {' '.join(words)}: {done.stderr}")
+    if [one["ids"] for one in json.loads(done.stdout)["completions"]] != expected:
+        raise SystemExit(f"tinylm generate {' '.join(words)}: not what the library writes")
+    return {"tokens": [len(answer.ids) for answer in answers]}
 
 
 STAGES = {"write": write, "load": load, "ours": ours, "card": card}

@@ -176,6 +176,41 @@ def test_a_fork_goes_its_own_way(engine: Engine, text: list[int], expected: np.n
     assert len(branch) == len(trunk) == 72
 
 
+def test_a_fork_has_its_room_from_the_beginning(
+    engine: Engine, text: list[int], expected: np.ndarray
+) -> None:
+    trunk = engine.new_sequence()
+    engine.prefill(trunk, text[:70])
+    branch = engine.fork(trunk, room=300)
+    place = branch.cache.keys[0].ctypes.data
+    assert 300 <= branch.cache.capacity < CONTEXT
+    assert_close(engine.prefill(branch, text[70:300]), expected[299])
+    assert branch.cache.keys[0].ctypes.data == place
+    assert engine.fork(trunk).cache.capacity < 300
+    assert engine.fork(trunk, room=10**9).cache.capacity < 2 * CONTEXT
+    assert_close(engine.decode([engine.fork(trunk, room=1)], [text[70]])[0], expected[70])
+
+
+def test_sequences_may_advance_by_different_counts(
+    engine: Engine, text: list[int], expected: np.ndarray
+) -> None:
+    lengths, counts = [40, 1, 300, BLOCK], [3, 1, 9, 2]
+    sequences = [engine.new_sequence() for _ in lengths]
+    for sequence, length in zip(sequences, lengths, strict=True):
+        engine.prefill(sequence, text[:length])
+    for step in range(3):
+        parts, rows = [], []
+        for sequence, count in zip(sequences, counts, strict=True):
+            rows.append(expected[len(sequence) : len(sequence) + count])
+            parts.append(text[len(sequence) : len(sequence) + count])
+        for found, wanted in zip(engine.advance(sequences, parts), rows, strict=True):
+            assert_close(found, wanted)
+        for sequence, part in zip(sequences, parts, strict=True):
+            assert sequence.ids == text[: len(sequence)]
+            sequence.truncate(len(sequence) - len(part) + 1)  # as after guesses of which none was right
+        counts = counts[step:] + counts[:step]
+
+
 def test_truncating_goes_back(engine: Engine, text: list[int], expected: np.ndarray) -> None:
     sequence = engine.new_sequence()
     engine.prefill(sequence, text[:300])
@@ -234,6 +269,7 @@ def test_wrong_ids_are_named_and_change_nothing(engine: Engine, ids: Any, messag
     calls: list[Callable[[], Any]] = [
         lambda: engine.prefill(sequence, ids),
         lambda: engine.extend(sequence, ids),
+        lambda: engine.advance([engine.new_sequence(), sequence], [[1], ids]),
         lambda: engine.decode([sequence] * (len(ids) if isinstance(ids, list) else 1), ids),
         lambda: engine.logits(ids),
         lambda: engine.trace(ids),
@@ -258,6 +294,11 @@ def test_no_ids(engine: Engine) -> None:
         lambda: engine.decode([], []),
         lambda: engine.decode([sequence], []),
         lambda: engine.decode([sequence], [1, 2]),
+        lambda: engine.advance([], []),
+        lambda: engine.advance([sequence], []),
+        lambda: engine.advance([sequence], [[]]),
+        lambda: engine.advance([sequence], [[1], [2]]),
+        lambda: engine.advance([sequence, engine.new_sequence()], [[1], []]),
         lambda: engine.trace([]),
     ):
         with pytest.raises(ParameterError):
@@ -271,6 +312,8 @@ def test_a_sequence_stands_in_a_step_once(engine: Engine) -> None:
     sequence = engine.new_sequence()
     with pytest.raises(ParameterError, match="twice"):
         engine.decode([sequence, engine.new_sequence(), sequence], [1, 2, 3])
+    with pytest.raises(ParameterError, match="twice"):
+        engine.advance([sequence, sequence], [[1], [2, 3]])
     assert len(sequence) == 0
 
 
@@ -284,6 +327,8 @@ def test_more_than_the_context_is_refused_with_the_counts(engine: Engine, text: 
         engine.extend(sequence, text[:13])
     with pytest.raises(ContextError, match="513 positions"):
         engine.decode([sequence, full], [1, 2])
+    with pytest.raises(ContextError, match=r"513 positions \(500 so far and 13 more\)"):
+        engine.advance([engine.new_sequence(), sequence], [[1], text[:13]])
     with pytest.raises(ContextError):
         engine.logits([*text, 1])
     with pytest.raises(ContextError):

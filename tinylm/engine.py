@@ -104,9 +104,10 @@ class Engine:
         program = self.program
         return Sequence(KeyValueCache(program.layers, program.key_value_heads, program.head_dim))
 
-    def fork(self, sequence: Sequence) -> Sequence:
-        """A copy that shares nothing."""
+    def fork(self, sequence: Sequence, room: int = 0) -> Sequence:
+        """A copy that shares nothing, with room for `room` positions, so that it need not move to grow."""
         copy = self.new_sequence()
+        self.reserve(copy, max(room, len(sequence)))
         copy.cache.copy_from(sequence.cache, len(sequence))
         copy.ids = list(sequence.ids)
         return copy
@@ -126,7 +127,7 @@ class Engine:
         new = self._check(ids)
         if not len(new):
             raise ParameterError("there are no ids to begin with")
-        self._make_room([sequence], len(new))
+        self._make_room(sequence, len(new))
         logits: NDArray[np.float32] = np.zeros((1, 0), np.float32)
         for begin in range(0, len(new), CHUNK):
             chunk = new[begin : begin + CHUNK]
@@ -142,16 +143,21 @@ class Engine:
         new = self._check(ids)
         if len(new) != len(sequences) or not len(new):
             raise ParameterError(f"{len(new)} ids for {len(sequences)} sequences; expected one each")
-        if len({id(sequence) for sequence in sequences}) < len(sequences):
-            raise ParameterError("a sequence stands twice in one step; fork it to go on in two ways")
-        for sequence in sequences:
-            self._make_room([sequence], 1)
-        return self._step(sequences, [new[i : i + 1] for i in range(len(new))], "last")
+        return self._together(sequences, [new[i : i + 1] for i in range(len(new))])
+
+    def advance(self, sequences: ListOf[Sequence], parts: ListOf[Ids]) -> list[NDArray[np.float32]]:
+        """Append some ids to each of several sequences, in one step: for each the logits (T, V) after every id."""
+        new = [self._check(ids) for ids in parts]
+        if len(new) != len(sequences) or not new or not all(len(ids) for ids in new):
+            counts = [len(ids) for ids in new]
+            raise ParameterError(f"{counts} ids for {len(sequences)} sequences; expected one or more each")
+        rows = self._together(sequences, new)
+        return np.split(rows, np.cumsum([len(ids) for ids in new])[:-1])
 
     def extend(self, sequence: Sequence, ids: Ids) -> NDArray[np.float32]:
         """Append ids; returns the logits (T, V) after each of them."""
         new = self._check(ids)
-        self._make_room([sequence], len(new))
+        self._make_room(sequence, len(new))
         parts = [np.zeros((0, self.vocab_size), np.float32)]
         for begin in range(0, len(new), LOGIT_ROWS):
             parts.append(self._step([sequence], [new[begin : begin + LOGIT_ROWS]], "all"))
@@ -167,7 +173,7 @@ class Engine:
         if not len(new):
             raise ParameterError("there are no ids to trace")
         sequence = self.new_sequence()
-        self._make_room([sequence], len(new))
+        self._make_room(sequence, len(new))
         return run_reference(self.program, make_step([(sequence.cache, 0, new)], self._group, "all"), hooks)
 
     def _check(self, ids: Ids) -> NDArray[np.int64]:
@@ -186,15 +192,22 @@ class Engine:
             raise ParameterError(f"id {wrong} is not in the vocabulary of {self.vocab_size}")
         return np.ascontiguousarray(array, np.int64)
 
-    def _make_room(self, sequences: ListOf[Sequence], more: int) -> None:
-        for sequence in sequences:
-            needed = len(sequence) + more
-            if needed > self.context_length:
-                raise ContextError(
-                    f"{needed} positions ({len(sequence)} so far and {more} more) do not fit into "
-                    f"the model's context of {self.context_length}"
-                )
-            sequence.cache.reserve(needed, len(sequence))
+    def _together(self, sequences: ListOf[Sequence], parts: list[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Append the parts to their sequences: the logits after every id, those of a sequence together."""
+        if len({id(sequence) for sequence in sequences}) < len(sequences):
+            raise ParameterError("a sequence stands twice in one step; fork it to go on in two ways")
+        for sequence, new in zip(sequences, parts, strict=True):
+            self._make_room(sequence, len(new))
+        return self._step(sequences, parts, "all")
+
+    def _make_room(self, sequence: Sequence, more: int) -> None:
+        needed = len(sequence) + more
+        if needed > self.context_length:
+            raise ContextError(
+                f"{needed} positions ({len(sequence)} so far and {more} more) do not fit into "
+                f"the model's context of {self.context_length}"
+            )
+        sequence.cache.reserve(needed, len(sequence))
 
     def _step(
         self, sequences: ListOf[Sequence], ids: list[NDArray[np.int64]], logits: str

@@ -85,10 +85,10 @@ class ScriptedEngine:
         assert length <= self.context_length
         sequence.room = length
 
-    def fork(self, sequence: ScriptedSequence) -> ScriptedSequence:
+    def fork(self, sequence: ScriptedSequence, room: int = 0) -> ScriptedSequence:
         self.forks += 1
         copy = ScriptedSequence(list(sequence.ids))
-        copy.start = sequence.start
+        copy.start, copy.room = sequence.start, room
         return copy
 
     def row(self, sequence: ScriptedSequence) -> np.ndarray:
@@ -106,16 +106,16 @@ class ScriptedEngine:
             progress(len(ids), len(ids))
         return self.row(sequence)
 
-    def decode(self, sequences: list[ScriptedSequence], ids: list[int]) -> np.ndarray:
+    def advance(self, sequences: list[ScriptedSequence], parts: list[list[int]]) -> list[np.ndarray]:
         self.batches.append(len(sequences))
-        for sequence, token in zip(sequences, ids, strict=True):
-            sequence.ids.append(token)
-        rows = np.stack([self.row(sequence) for sequence in sequences])
+        for sequence, part in zip(sequences, parts, strict=True):
+            sequence.ids += part
+        rows = [self.row(sequence)[None] for sequence in sequences]
         failure = self.failure.get(len(self.batches))
         if isinstance(failure, BaseException):
             raise failure
         if failure is not None:
-            rows[failure] = np.nan
+            rows[failure][:] = np.nan
         return rows
 
     def logits(self, ids: list[int]) -> np.ndarray:

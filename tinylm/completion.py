@@ -27,6 +27,8 @@ class Timings:
     prefill_seconds: float  # to the logits after the prompt; nothing for further answers to it
     first_token_seconds: float  # from the call to the first token, waiting for others included
     decode_seconds: float  # from the first token to the last
+    drafted_tokens: int = 0  # guesses of prompt lookup
+    accepted_tokens: int = 0  # those of them that were right: each saved a step
 
     @property
     def prompt_tokens_per_second(self) -> float:
@@ -86,6 +88,8 @@ class Completion:
                 "prefill_seconds": self.timings.prefill_seconds,
                 "first_token_seconds": self.timings.first_token_seconds,
                 "decode_seconds": self.timings.decode_seconds,
+                "drafted_tokens": self.timings.drafted_tokens,
+                "accepted_tokens": self.timings.accepted_tokens,
                 "prompt_tokens_per_second": self.timings.prompt_tokens_per_second,
                 "tokens_per_second": self.timings.tokens_per_second,
             },

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinylm.completion import Completion, FinishReason, Timings, TokenLogprob
+from tinylm.prompt_lookup import PromptLookup
 from tinylm.sampler import LogProbabilities, RandomStream, Sampler
 from tinylm.stopping import StopStrings
 
@@ -57,9 +58,7 @@ class Prompt:
             self.seconds = time.perf_counter() - started
         sequence, logits = self._sequence, self._logits
         if self._answers:
-            copy = engine.fork(sequence)
-            engine.reserve(copy, self._room)
-            return copy, logits
+            return engine.fork(sequence, self._room), logits
         self._sequence = self._logits = None
         return sequence, logits
 
@@ -99,9 +98,9 @@ class AnswerText:
 class Continuation:
     """One of the answers to a request.
 
-    `begin` once, then `take` with the logits after each token, until there is a `finish_reason`. Several
-    rows of logits may be taken one after the other from one step that verified guessed tokens: each call
-    says which token follows, so that the caller sees up to where the guess was right.
+    `begin` once; then, until there is a `finish_reason`, `propose` what the next step of the sequence reads, and
+    `take` the logits after it. A step may read guessed tokens too. Whatever is guessed, each token is chosen from
+    logits that follow the tokens before it, with one draw, so the text is the same without guesses.
     """
 
     def __init__(
@@ -131,6 +130,9 @@ class Continuation:
             self._ends |= {token for token in named if token is not None and token in tokenizer.special_ids}
         self._logprobs: list[float] = []
         self._top_logprobs: list[list[TokenLogprob]] = []
+        self._lookup: PromptLookup | None = None
+        self._guess: list[int] = []
+        self._drafted = self._accepted = 0
         self._prefill_seconds = 0.0
         self._called = self._first = self._last = time.perf_counter()
 
@@ -139,13 +141,46 @@ class Continuation:
         before = self._prompt.seconds
         self.sequence, logits = self._prompt.begin(engine, progress)
         self._prefill_seconds = self._prompt.seconds - before
-        return self.take(logits)
+        if longest := self.request.parameters.prompt_lookup_num_tokens:
+            self._lookup = PromptLookup(self.request.prompt_ids, longest)
+        return self._take(logits)
 
-    def take(self, logits: Logits) -> str:
+    def propose(self, most: int) -> list[int]:
+        """The ids of the next step: the last token, and at most `most` guesses of what follows it.
+
+        The sequence forgets the guesses of the step before that were wrong.
+        """
+        if self._lookup is None or self.sequence is None:
+            return self.ids[-1:]
+        self.sequence.truncate(len(self.request.prompt_ids) + len(self.ids) - 1)
+        # The last token that is wanted need not be guessed: it follows from the logits after the one before.
+        self._guess = self._lookup.guess(min(most, self.request.limit - len(self.ids) - 1))
+        return [*self.ids[-1:], *self._guess]
+
+    def take(self, rows: Logits) -> Iterator[str]:
+        """The logits (T, V) after the ids that were proposed -> for each token that follows, the text it makes certain.
+
+        There are as many as guesses were right, and one more.
+        """
+        guess, self._guess = self._guess, []
+        self._drafted += len(guess)
+        for right, logits in enumerate(rows):
+            self._accepted += right > 0
+            yield self._take(logits)
+            if self.finish_reason is not None:
+                return
+            if right == len(guess) or self.ids[-1] != guess[right]:
+                break
+        if guess and self._lookup is not None:
+            self._lookup.judge(len(guess), right)
+
+    def _take(self, logits: Logits) -> str:
         """The logits (V,) after the last token -> the text that the next one makes certain."""
         parameters = self.request.parameters
         token = self._sampler(logits)
         self.ids.append(token)
+        if self._lookup is not None:
+            self._lookup.accept(token)
         if parameters.logprobs:
             distribution = LogProbabilities(logits)
             self._logprobs.append(distribution.of(token))
@@ -164,7 +199,7 @@ class Continuation:
             piece += self._stop.push(self._text.finish()) + self._stop.finish()
             if self._stop.stopped:
                 self.finish_reason = "stop"
-            self.sequence = None
+            self.sequence = self._lookup = None
         self._pieces.append(piece)
         self._last = time.perf_counter()
         if len(self.ids) == 1:
@@ -187,6 +222,8 @@ class Continuation:
                 prefill_seconds=self._prefill_seconds,
                 first_token_seconds=self._first - self._called,
                 decode_seconds=self._last - self._first,
+                drafted_tokens=self._drafted,
+                accepted_tokens=self._accepted,
             ),
             logprobs=list(self._logprobs) if parameters.logprobs else None,
             top_logprobs=list(self._top_logprobs) if parameters.top_logprobs else None,

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from tinylm.tokenizer import Tokenizer
 
 
+STEP_TOKENS = 31
+"""Tokens of a step, guesses included: from 32 on int8 rounds activations more coarsely, and guesses cost too much."""
+
+
 def continuations(request: Request, tokenizer: Tokenizer, vocab_size: int) -> list[Continuation]:
     """All answers to a request; they share one reading of the prompt."""
     prompt = Prompt(request)
@@ -30,7 +34,8 @@ def write(
     """Write answers to their ends, at most `batch_size` at a time: each step reads the weights once for all.
 
     Yields after every token the answer that it belongs to and the text that it makes certain. An answer
-    that ends makes room for the next that waits. Whoever stops iterating leaves nothing behind.
+    that ends makes room for the next that waits. Where tokens are guessed (`prompt_lookup_num_tokens`), those
+    that are written at a time share the STEP_TOKENS of a step. Whoever stops iterating leaves nothing behind.
     """
     waiting = deque(answers)
     writing: list[Continuation] = []
@@ -41,10 +46,12 @@ def write(
             if answer.finish_reason is None:
                 writing.append(answer)
         if writing:
+            most = max(0, STEP_TOKENS // len(writing) - 1)
+            proposed = [answer.propose(most) for answer in writing]
             sequences = [answer.sequence for answer in writing if answer.sequence is not None]
-            rows = engine.decode(sequences, [answer.ids[-1] for answer in writing])
-            for answer, logits in zip(writing, rows, strict=True):
-                yield answer, answer.take(logits)
+            for answer, rows in zip(writing, engine.advance(sequences, proposed), strict=True):
+                for piece in answer.take(rows):
+                    yield answer, piece
             writing = [answer for answer in writing if answer.finish_reason is None]
 
 

@@ -51,7 +51,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 HARMLESS = frozenset(
     {
         "bos_token_id", "cache_implementation", "early_stopping", "length_penalty", "low_memory",
-        "pad_token_id", "remove_invalid_values", "renormalize_logits", "use_cache",
+        "max_matching_ngram_size", "pad_token_id", "remove_invalid_values", "renormalize_logits", "use_cache",
     }
 )  # fmt: skip
 

@@ -41,6 +41,7 @@ class Parameters(TypedDict, total=False):
     num_return_sequences: int | None
     logprobs: bool | None
     top_logprobs: int | None
+    prompt_lookup_num_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class GenerationParameters:
     - `logprobs`, `top_logprobs`: also return the log-probability of each chosen token, and the n
       likeliest tokens with theirs, by the model's own distribution: the log-softmax of its logits
       before any penalty, temperature or cut.
+    - `prompt_lookup_num_tokens`: guess up to so many tokens at a time, copied from where the last three stood
+      before in the prompt or the answer, and judge them in one step; 0 does not guess. The text is the same;
+      one that quotes its prompt is written faster. How many are guessed follows from how many were right.
     """
 
     max_new_tokens: int | None = None
@@ -97,6 +101,7 @@ class GenerationParameters:
     num_return_sequences: int = 1
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_lookup_num_tokens: int = 0
     default_max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     default_max_length: int | None = None
 
@@ -168,6 +173,7 @@ INTEGERS: tuple[tuple[str, int, int | None], ...] = (
     ("seed", 0, 2**64 - 1),
     ("num_return_sequences", 1, None),
     ("top_logprobs", 0, None),
+    ("prompt_lookup_num_tokens", 0, None),
     ("default_max_new_tokens", 1, None),
     ("default_max_length", 1, None),
 )

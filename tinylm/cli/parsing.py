@@ -74,6 +74,10 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", metavar="TEXT", help="stop before this text; may be given several times"
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on past the token that ends a text")
+    group.add_argument(
+        "--prompt-lookup", type=int, metavar="N", dest="prompt_lookup_num_tokens",
+        help="guess up to N tokens at a time from the prompt and the text so far; 10 suits texts that quote it",
+    )  # fmt: skip
     group = parser.add_argument_group(
         "how to choose",
         "What is not given is taken from the model's generation_config.json. Without any of these the likeliest "
@@ -109,6 +113,7 @@ SAMPLING = (
     "max_new_tokens", "min_new_tokens", "stop", "do_sample", "temperature", "top_k", "top_p",
     "min_p", "typical_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
     "no_repeat_ngram_size", "logit_bias", "seed", "num_return_sequences",
+    "prompt_lookup_num_tokens",
 )  # fmt: skip
 
 

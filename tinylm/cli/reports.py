@@ -58,6 +58,12 @@ def figures(model: LanguageModel, completions: list[Completion], load_seconds: f
     ]
     rate = (tokens - len(completions)) / seconds if seconds else 0.0
     lines.append(f"generation  {tokens} tokens, {rate:.1f} tokens/s")
+    drafted = sum(completion.timings.drafted_tokens for completion in completions)
+    if drafted:
+        accepted = sum(completion.timings.accepted_tokens for completion in completions)
+        lines.append(
+            f"lookup      {drafted} tokens guessed, {accepted} of them right ({100 * accepted / drafted:.0f} %)"
+        )
     if len(completions) == 1 and seconds:
         share, bandwidth = bandwidth_share(model.engine, completions[0])
         lines.append(
@@ -71,8 +77,8 @@ def bandwidth_share(engine: Engine, completion: Completion) -> tuple[float, floa
     from tinylm.kernels.bandwidth import Bandwidth
 
     timings = completion.timings
-    steps = timings.generated_tokens - 1
-    positions = timings.prompt_tokens + steps / 2  # on average
+    steps = timings.generated_tokens - 1 - timings.accepted_tokens
+    positions = timings.prompt_tokens + timings.generated_tokens / 2  # on average
     read = steps * (weight_bytes(engine) + positions * bytes_a_position(engine))
     bandwidth = Bandwidth(engine.executor.team).measure(passes=7)
     return read / timings.decode_seconds / bandwidth, bandwidth

@@ -9,12 +9,11 @@ a function of the lengths alone: the result does not depend on the number of thr
 """
 
 import numpy as np
-from numba import carray
 
 from tinylm.kernels.exponential import exp
-from tinylm.kernels.jit import njit, operation
-from tinylm.kernels.operands import float32_2d, int64_1d, int64_2d
-from tinylm.kernels.simd import float_from_bits, memory
+from tinylm.kernels.jit import carray, njit, operation, plain
+from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
+from tinylm.kernels.simd import float_from_bits, memory, scratch
 from tinylm.kernels.softmax import LOWEST, softmax_block
 from tinylm.kernels.tile import LANES, ROWS, tile
 from tinylm.kernels.tile_attention import CHUNK, QUERIES, score_rows, weigh_rows
@@ -81,13 +80,13 @@ def plan(starts, counts, lengths, group):
     )
 
 
-@njit
+@plain
 def part_size(head_dim):
     """float32 of a part: maxima and sums of each lane, then weighted values, (Dh, lanes) or (QUERIES, padded Dh)."""
     return max(LANES * (2 + head_dim + TILE_ROWS), 2 * QUERIES + QUERIES * padded(head_dim))
 
 
-@njit
+@plain
 def padded(head_dim):
     """A head rounded up to whole registers, for tasks of few queries."""
     return -(-head_dim // CHUNK) * CHUNK
@@ -138,10 +137,14 @@ def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts,
     """
     group = q.shape[1] // (heads * head_dim)
     stride, size = 4 * head_dim, padded(head_dim)
-    packed = np.zeros(max(head_dim * LANES, size * QUERIES), np.float32)
-    scores = np.empty((BLOCK + TILE_ROWS) * LANES, np.float32)
-    product = np.empty((head_dim + TILE_ROWS, LANES), np.float32)
-    last, shrink = np.empty(LANES, np.int32), np.empty(LANES, np.float32)
+    most = max(head_dim * LANES, size * QUERIES)
+    packed = float32_1d_at(scratch(4 * most), most)
+    scores = float32_1d_at(scratch(4 * (BLOCK + TILE_ROWS) * LANES), (BLOCK + TILE_ROWS) * LANES)
+    product = float32_2d_at(scratch(4 * (head_dim + TILE_ROWS) * LANES), head_dim + TILE_ROWS, LANES)
+    last, shrink = (
+        carray(memory(scratch(4 * LANES)), (LANES,), np.int32),
+        float32_1d_at(scratch(4 * LANES), LANES),
+    )
     for unit in range(begin, end):
         task, head, part = tasks[unit // heads], unit % heads, parts[unit]
         cache = caches[task[SEQUENCE]]
@@ -162,7 +165,7 @@ def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts,
                 packed[lane * size + head_dim : (lane + 1) * size] = np.float32(0)
             _attend_few(keys, values, stride, task, size, packed, last[:lanes], part, scores, shrink[:lanes])
         else:
-            whole = part[: LANES * (2 + head_dim)].reshape((2 + head_dim, LANES))
+            whole = float32_2d_at(part.ctypes.data, 2 + head_dim, LANES)
             _attend_many(keys, values, stride, task, head_dim, packed, last, whole, scores, product, shrink)
 
 

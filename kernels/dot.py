@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
-from numba.core.registry import cpu_target
 
+from tinylm.kernels.jit import cgutils
+from tinylm.kernels.processor import target
 from tinylm.kernels.simd import INT8, INT16, INT32
 
 ROWS = 16
@@ -101,5 +101,5 @@ class Dot:
         return sums
 
 
-DOT = Dot(*cpu_target.target_context.codegen().magic_tuple())
+DOT = Dot(*target())
 """This CPU's."""

@@ -1,143 +1,107 @@
-"""Compiling: `njit` with our flags, `operation` for the executor, and a cache of what was compiled."""
+"""Compiling: `njit` with our flags, `operation` for the executor, both without Numba until something must be compiled.
+
+A program that finds its kernels in the cache starts without Numba and LLVM, which take half a second and 110 MB:
+their names stand for them here, and are looked up when a kernel is compiled.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import pickle
-import secrets
-import sys
-import time
+import ctypes
+import importlib
+import threading
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
-import llvmlite
-import numba
 import numpy as np
-from numba import types
-from numba.core.caching import NullCache
-from numba.core.ccallback import CFunc
-from numba.core.compiler import CompileResult
-from numba.core.serialize import dumps
 
-from tinylm.home import home
+from tinylm.kernels import machine_code
 
 FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 """`reassoc` turns SIMD on for sums. Never `True`: it would assume that there is no -inf, which masks use."""
 
 FLAGS: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "boundscheck": False}
 
-Progress = Callable[[str, float], None]
-"""Called as `progress(name, seconds)` when a kernel had to be compiled because no cache held it."""
 
-_listeners: list[Progress] = []
+class Later:
+    """Something of Numba's that is imported when it is first used; `make` returns it."""
 
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
 
-def on_compile(listener: Progress) -> Callable[[], None]:
-    """Tell `listener` of each kernel just before (seconds = 0) and after it is compiled; undo by the result."""
-    _listeners.append(listener)
-    return lambda: _listeners.remove(listener)
+    @property
+    def made(self) -> Any:
+        """The thing itself, as Numba knows it."""
+        if self._made is None:
+            import tinylm.kernels.compiler  # noqa: F401  (teaches Numba what a `Later` is)
 
+            self._made = self._make()
+        return self._made
 
-def _announce(name: str, seconds: float) -> None:
-    for listener in list(_listeners):
-        listener(name, seconds)
-
-
-@cache
-def cache_folder() -> Path:
-    """The folder of this very set of kernel sources, Numba and Python.
-
-    Numba's own cache looks at the file that defines a function and not at what it calls in others, so a
-    change in one of those would go unseen. The name of this folder changes with every source.
-    """
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:2]}".encode())
-    folder = Path(__file__).resolve().parent
-    for source in sorted(folder.glob("*.py")):
-        digest.update(source.name.encode() + source.read_bytes())
-    return home() / "kernels" / digest.hexdigest()[:16]
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.made, name)
 
 
-def _identity(value: Any) -> Any:
-    """What tells a function from others of its name: the text of its file, and all that it closes over."""
-    function = getattr(value, "py_func", value)
-    if isinstance(function, FunctionType):
-        file = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
-        cells = [_identity(cell.cell_contents) for cell in function.__closure__ or ()]
-        return function.__module__, function.__qualname__, file, cells
-    if isinstance(value, (bool, int, float, str, np.generic)):
-        return type(value).__name__, repr(value)
-    return secrets.token_hex()  # nothing is known of it: always a miss, never another's code
+def _module(name: str) -> Any:
+    return Later(lambda: importlib.import_module(name))
 
 
-class KernelCache(NullCache):  # type: ignore[misc]
-    """Compiled functions on disk, each with a checksum. What cannot be read or written is a miss.
+types = _module("numba.core.types")
+cgutils = _module("numba.core.cgutils")
+carray = Later(lambda: importlib.import_module("numba").carray)
 
-    Takes the place of Numba's own cache, which raises on a damaged or unwritable file.
-    """
+
+class Function(Later):
+    """A jitted function: callable, and known to Numba in other kernels."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
+        self.py_func = function
+        self.__name__ = function.__name__
+        self.__doc__ = function.__doc__
+        super().__init__(self._dispatcher)
 
-    def _path(self, signature: Any, codegen: Any) -> Path:
-        key = (_identity(self._function), str(signature), codegen.magic_tuple())
-        name = f"{self._function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
-        return cache_folder() / name
+    def _dispatcher(self) -> Any:
+        from tinylm.kernels.compiler import dispatcher
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The compiled function of this signature, or None."""
-        target_context.refresh()
-        try:
-            data = self._path(sig, target_context.codegen()).read_bytes()
-            if hashlib.sha256(data[32:]).digest() != data[:32]:
-                return None
-            return CompileResult._rebuild(target_context, *pickle.loads(data[32:]))
-        except Exception:
-            return None
+        return dispatcher(self.py_func, FLAGS)
 
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep a compiled function, by a rename so that no other process sees half of it."""
-        try:
-            path = self._path(sig, data.codegen)
-            payload = dumps(data._reduce())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}.{os.getpid()}")
-            part.write_bytes(hashlib.sha256(payload).digest() + payload)
-            part.replace(path)
-        except Exception:
-            return
+    def __call__(self, *arguments: Any) -> Any:
+        """The compiled function's result; compiles at the first call with arguments of these types."""
+        return self.made(*arguments)
 
 
-class _TimedCache(KernelCache):
-    """Announces what it does not hold: the compilation happens between `load` and `save`."""
+class Plain(Function):
+    """A function of numbers that kernels compile into themselves, and that is plain Python for Python."""
 
-    _since = 0.0
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        found = super().load_overload(sig, target_context)
-        if found is None:
-            self._since = time.perf_counter()
-            _announce(self._function.__name__, 0.0)
-        return found
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        super().save_overload(sig, data)
-        _announce(self._function.__name__, time.perf_counter() - self._since)
+    def __call__(self, *arguments: Any) -> Any:
+        """What Python makes of it."""
+        return self.py_func(*arguments)
 
 
-def njit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+def njit(function: Callable[..., Any]) -> Function:
     """`numba.njit` with our flags and our cache; signatures are lazy."""
-    if function is None:
-        return lambda function: njit(function, **options)
-    dispatcher = numba.njit(**{**FLAGS, **options})(function)
-    dispatcher._cache = _TimedCache(function)
-    return dispatcher
+    return Function(function)
 
 
-OPERATION = types.void(types.CPointer(types.int64), types.int64, types.int64)
+def plain(function: Callable[..., Any]) -> Plain:
+    """Make a `Plain` of a function."""
+    return Plain(function)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """`numba.extending.intrinsic`."""
+
+    def make() -> Any:
+        from tinylm.kernels.compiler import make_intrinsic
+
+        return make_intrinsic(function)
+
+    return Later(make)
+
+
+_lock = threading.Lock()
 
 
 class Operation:
@@ -149,17 +113,24 @@ class Operation:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.name = function.__name__
-        self._compiled = cast(Any, CFunc)(function, (OPERATION.args, OPERATION.return_type), {}, {**FLAGS})
-        self._compiled._cache = _TimedCache(function)
+        self.function = function
         self._address: int | None = None
+        self._call: Any = None
 
     @property
     def address(self) -> int:
         """Where the machine code begins."""
-        if self._address is None:
-            self._compiled.compile()
-            self._address = int(self._compiled.address)
+        with _lock:
+            if self._address is None:
+                self._address = machine_code.address_of(self.function)
         return self._address
+
+    def __call__(self, operands: np.ndarray[Any, np.dtype[np.int64]], begin: int = 0, end: int = 1) -> None:
+        """Do units `begin` to `end` in this thread, without the GIL."""
+        if self._call is None:
+            kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+            self._call = kind(self.address)
+        self._call(operands.ctypes.data, begin, end)
 
 
 def operation(function: Callable[..., Any]) -> Operation:

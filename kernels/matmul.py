@@ -8,12 +8,13 @@ every sum is fixed by the shapes alone, so the result does not depend on who did
 """
 
 import numpy as np
-from numba import carray
 
-from tinylm.kernels.jit import njit, operation
-from tinylm.kernels.operands import float32_2d, uint16_2d
-from tinylm.kernels.simd import memory, to_float32
+from tinylm.kernels.jit import carray, njit, operation, plain
+from tinylm.kernels.operands import float32_2d, float32_2d_at, uint16_2d
+from tinylm.kernels.simd import memory, scratch, to_float32
 from tinylm.kernels.tile import LANES, NARROW_LANES, NARROW_ROWS, ROWS, narrow_tile, tile
+
+MOST_ROWS = max(ROWS, NARROW_ROWS)
 
 BLOCK_ROWS = NARROW_ROWS
 """Shares of the work begin at multiples of this, so that only the last block of a matrix is cut short."""
@@ -44,7 +45,7 @@ def matvec(x, weight, out, begin, end):
         out[0, n] = total
 
 
-@njit
+@plain
 def tile_lanes(first, T):
     """How many lanes the tile has that begins at token `first` of T."""
     return LANES if T - first >= WIDE_FROM or NARROW_LANES >= LANES else NARROW_LANES
@@ -65,7 +66,7 @@ def pack(x, packed, begin, end):
         if begin * NARROW_LANES <= first < end * NARROW_LANES:
             tokens = min(lanes, T - first)
             part = x[first : first + tokens]
-            tile = carray(memory(packed.ctypes.data + 4 * first * K), (K, lanes), np.float32)
+            tile = float32_2d_at(packed.ctypes.data + 4 * first * K, K, lanes)
             for k in range(0, K, TRANSPOSED):  # a cache line of every token at a time
                 for column in range(k, min(K, k + TRANSPOSED)):
                     for lane in range(tokens):
@@ -76,14 +77,11 @@ def pack(x, packed, begin, end):
 
 
 @njit
-def _whole_block(weight, n, rows, padded):
-    """Where `rows` whole rows from n on can be read: in place, or copied beside when the matrix ends."""
-    N, K = weight.shape
-    if n + rows <= N:
-        return weight.ctypes.data + weight.itemsize * n * K
-    for row in range(rows):
-        for k in range(K):
-            padded[row, k] = weight[min(n + row, N - 1), k]
+def _copy_last(weight, n, k, length, padded):
+    """`length` columns from k on of the rows from n on, beside; the last row again where the matrix ends."""
+    for row in range(padded.shape[0]):
+        for column in range(length):
+            padded[row, column] = weight[min(n + row, weight.shape[0] - 1), k + column]
     return padded.ctypes.data
 
 
@@ -93,25 +91,25 @@ def matmul(packed, weight, out, begin, end):
     T, N = out.shape
     K = weight.shape[1]
     size = weight.itemsize
-    padded = np.empty((max(ROWS, NARROW_ROWS), K if end == N else 0), weight.dtype)
-    sums = np.empty((max(ROWS, NARROW_ROWS), LANES), np.float32)
-    parts = np.empty((max(ROWS, NARROW_ROWS), LANES), np.float32)
+    padded = carray(memory(scratch(MOST_ROWS * DEPTH * size)), (MOST_ROWS, DEPTH), weight.dtype)
+    sums, parts = scratch(4 * MOST_ROWS * LANES), scratch(4 * MOST_ROWS * LANES)
     first = 0
     while first < T:
         lanes = tile_lanes(first, T)
         rows = ROWS if lanes == LANES else NARROW_ROWS
         right = packed.ctypes.data + 4 * first * K
+        block, part = float32_2d_at(sums, rows, lanes), float32_2d_at(parts, rows, lanes)
         for n in range(begin, end, rows):
-            left = _whole_block(weight, n, rows, padded)
-            block = carray(memory(sums.ctypes.data), (rows, lanes), np.float32)
-            part = carray(memory(parts.ctypes.data), (rows, lanes), np.float32)
             for k in range(0, K, DEPTH):
                 length = min(DEPTH, K - k)
-                place = sums.ctypes.data if k == 0 else parts.ctypes.data
+                left, stride = weight.ctypes.data + size * (n * K + k), size * K
+                if n + rows > N:
+                    left, stride = _copy_last(weight, n, k, length, padded), size * DEPTH
+                place = sums if k == 0 else parts
                 if lanes == LANES:
-                    tile(weight, left + size * k, size * K, size, right + 4 * lanes * k, length, place)
+                    tile(weight, left, stride, size, right + 4 * lanes * k, length, place)
                 else:
-                    narrow_tile(weight, left + size * k, size * K, size, right + 4 * lanes * k, length, place)
+                    narrow_tile(weight, left, stride, size, right + 4 * lanes * k, length, place)
                 if k > 0:
                     for row in range(rows):
                         for lane in range(lanes):

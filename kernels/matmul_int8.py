@@ -7,12 +7,11 @@ one row of the weights; shares begin at multiples of BLOCK_ROWS.
 """
 
 import numpy as np
-from numba import carray
 
 from tinylm.kernels.dot import COLUMNS, DOT, ROWS
-from tinylm.kernels.jit import njit, operation
-from tinylm.kernels.operands import float32_2d, int64_1d, uint16_2d
-from tinylm.kernels.simd import float_of_int32_bits, memory, nearest_int32, to_float32
+from tinylm.kernels.jit import carray, njit, operation
+from tinylm.kernels.operands import float32_2d, float32_2d_at, int64_1d, uint16_2d
+from tinylm.kernels.simd import float_bits, float_of_int32_bits, memory, nearest_int32, scratch, to_float32
 from tinylm.kernels.tile_int8 import GROUP, make_tile
 
 HIGHEST = 127 * 256 + 127
@@ -104,9 +103,8 @@ def quantize(weight, packed, scales, begin, end):
                         number = to_float32(weight[n, k])
                         largest = max(largest, abs(number))
                         nothing += np.float32(0) * number  # but for infinity and NaN, which must come through
-                # as an array, for the bits of a float32
-                step = np.full(1, largest / np.float32(127), np.float32)
-                bits = (np.int64(step.view(np.uint32)[0]) + 0xFFFF) >> 16
+                step = float_bits(largest / np.float32(127))
+                bits = (np.int64(step) + 0xFFFF) >> 16
                 if np.isnan(nothing):
                     bits = NAN_BITS
                 scales[block, group, row] = np.uint16(bits)
@@ -146,9 +144,8 @@ def _pack_group(numbers, high_plane, low_plane):
     """A group of activations to its two planes; returns its scale and the sums of the planes."""
     # The bits of floats without their sign are in the order of their sizes, NaN above all.
     largest = np.int32(0)
-    bits = numbers.view(np.int32)
     for k in range(len(numbers)):
-        largest = max(largest, np.int32(bits[k] & np.int32(0x7FFFFFFF)))
+        largest = max(largest, np.int32(float_bits(numbers[k]) & np.int32(0x7FFFFFFF)))
     scale = float_of_int32_bits(largest) / np.float32(HIGHEST)
     inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
     high_sum, low_sum = np.int32(0), np.int32(0)
@@ -213,7 +210,8 @@ def _needs_low(scales, groups, needed):
     `scales` (tokens, G). The error of a group is its scale; where its square is more than LOW_SHARE times the
     average of a token's groups, the high plane alone would not do.
     """
-    needed[:groups] = False
+    for group in range(groups):
+        needed[group] = False
     for token in range(scales.shape[0]):
         total = np.float32(0)
         for group in range(groups):
@@ -236,9 +234,9 @@ def matmul_int8(packed, weights, scales, K, out, begin, end):
     whole, tail = K // GROUP, (columns - K // GROUP * GROUP) // COLUMNS
     block_bytes, scale_bytes = ROWS * columns, 2 * ROWS * groups
     stride = 4 * packed.shape[1]
-    edge = np.empty((MANY_TOKENS, BLOCK_ROWS), np.float32)
-    high_scales = np.empty((MANY_TOKENS, groups), np.float32)
-    needed = np.empty(groups, np.bool_)
+    edge = float32_2d_at(scratch(4 * MANY_TOKENS * BLOCK_ROWS), MANY_TOKENS, BLOCK_ROWS)
+    high_scales = float32_2d_at(scratch(4 * MANY_TOKENS * groups), MANY_TOKENS, groups)
+    needed = carray(memory(scratch(groups)), (groups,), np.bool_)
     token = 0
     while token < T:
         kind, tokens, step = ONE, 1, ROWS
@@ -246,7 +244,8 @@ def matmul_int8(packed, weights, scales, K, out, begin, end):
             kind, tokens, step = MANY, MANY_TOKENS, ROWS * MANY_BLOCKS
             for t in range(tokens):
                 _, token_scales, _ = _token(packed, token + t, K)
-                high_scales[t] = token_scales[0]
+                for group in range(groups):
+                    high_scales[t, group] = token_scales[0, group]
             _needs_low(high_scales, groups, needed)
         elif T - token >= FEW_TOKENS:
             kind, tokens, step = FEW, FEW_TOKENS, ROWS * FEW_BLOCKS
@@ -260,9 +259,12 @@ def matmul_int8(packed, weights, scales, K, out, begin, end):
             rows = min(step, N - n)
             if inside:
                 for t in range(tokens):
-                    out[token + t, n : n + rows] = np.float32(0)
+                    for row in range(rows):
+                        out[token + t, n + row] = np.float32(0)
             else:
-                edge[:] = np.float32(0)
+                for t in range(tokens):
+                    for row in range(BLOCK_ROWS):
+                        edge[t, row] = np.float32(0)
             left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
             first_scale = x_scale if kind == MANY else x_scale + 4 * groups
             _tile(kind, whole, tail, left, block_bytes, x, stride, columns, factors, scale_bytes,
@@ -277,7 +279,8 @@ def matmul_int8(packed, weights, scales, K, out, begin, end):
                               target, target_stride)  # fmt: skip
             if not inside:
                 for t in range(tokens):
-                    out[token + t, n : n + rows] = edge[t, :rows]
+                    for row in range(rows):
+                        out[token + t, n + row] = edge[t, row]
         token += tokens
 
 

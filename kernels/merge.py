@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from tinylm.kernels.jit import njit
+from tinylm.kernels.jit import njit, operation
+from tinylm.kernels.operands import array_operands, int32_1d, int64_1d
 
 NEVER = np.iinfo(np.int32).max
 SHORT = 48
@@ -28,9 +29,16 @@ def slot_of(pairs, pair):
     return slot
 
 
-@njit
 def fill_table(known, pairs, ranks):
     """Put the pairs `known[rank]` into an empty table; -1 is no pair, and the last of equal ones counts."""
+    operands = [number for array in (known, pairs, ranks) for number in array_operands(array)]
+    fill_table_operation(np.array(operands, np.int64))
+
+
+@operation
+def fill_table_operation(operands, begin, end):
+    """known, pairs, ranks (2 each)."""
+    known, pairs, ranks = int64_1d(operands, 0), int64_1d(operands, 2), int32_1d(operands, 4)
     for rank in range(known.shape[0]):
         if known[rank] >= 0:
             slot = slot_of(pairs, known[rank])
@@ -68,18 +76,26 @@ def merge_words_reference(symbols, starts, pairs, ranks, merged, places, counts)
             places[starts[w] + place] = start
 
 
-@njit
 def merge_words(symbols, starts, pairs, ranks, merged, places, counts):
     """What `merge_words_reference` does, in O(n log n) for a word of n symbols."""
-    longest = np.int64(0)
-    for w in range(starts.shape[0] - 1):
-        longest = max(longest, starts[w + 1] - starts[w])
-    waiting = np.empty(longest, dtype=np.int32)
-    following = np.empty(longest, dtype=np.int32)
-    before = np.empty(longest, dtype=np.int32)
+    longest = int(np.diff(starts).max(initial=0))
+    links = np.empty(3 * longest, np.int32)
     # Every merge adds at most two pairs to those at the beginning.
-    heap = np.empty(3 * longest if longest > SHORT else 0, dtype=np.int64)
-    for w in range(starts.shape[0] - 1):
+    heap = np.empty(3 * longest if longest > SHORT else 0, np.int64)
+    arrays = (symbols, starts, pairs, ranks, merged, places, counts, links, heap)
+    operands = [number for array in arrays for number in array_operands(array)]
+    merge_words_operation(np.array(operands, np.int64), 0, len(starts) - 1)
+
+
+@operation
+def merge_words_operation(operands, begin, end):
+    """symbols, starts, pairs, ranks, merged, places, counts, links (3 * longest word), heap (2 each)."""
+    symbols, starts, pairs = int32_1d(operands, 0), int64_1d(operands, 2), int64_1d(operands, 4)
+    ranks, merged, places = int32_1d(operands, 6), int32_1d(operands, 8), int32_1d(operands, 10)
+    counts, links, heap = int64_1d(operands, 12), int32_1d(operands, 14), int64_1d(operands, 16)
+    longest = links.shape[0] // 3
+    waiting, following, before = links[:longest], links[longest : 2 * longest], links[2 * longest :]
+    for w in range(begin, end):
         word = symbols[starts[w] : starts[w + 1]]
         begins = places[starts[w] : starts[w + 1]]
         if word.shape[0] <= SHORT:

@@ -3,11 +3,20 @@
 An array of n dimensions takes 1 + n places there: its address and its shape, C-contiguous.
 """
 
-import numpy as np
-from numba import carray
+from typing import Any
 
-from tinylm.kernels.jit import njit
+import numpy as np
+from numpy.typing import NDArray
+
+from tinylm.kernels.jit import carray, njit
 from tinylm.kernels.simd import memory
+
+
+def array_operands(array: NDArray[Any]) -> list[int]:
+    """Address and shape of a C-contiguous array."""
+    if not array.flags.c_contiguous:
+        raise AssertionError("an operand must be C-contiguous")
+    return [array.ctypes.data, *array.shape]
 
 
 @njit
@@ -38,3 +47,21 @@ def int64_1d(operands, index):
 def int64_2d(operands, index):
     """(n, m) int64 of `operands[index : index + 3]`."""
     return carray(memory(operands[index]), (operands[index + 1], operands[index + 2]), np.int64)
+
+
+@njit
+def int32_1d(operands, index):
+    """(n,) int32 of `operands[index : index + 2]`."""
+    return carray(memory(operands[index]), (operands[index + 1],), np.int32)
+
+
+@njit
+def float32_1d_at(address, n):
+    """(n,) float32 at an address."""
+    return carray(memory(address), (n,), np.float32)
+
+
+@njit
+def float32_2d_at(address, n, m):
+    """(n, m) float32 at an address."""
+    return carray(memory(address), (n, m), np.float32)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+from tinylm.kernels.jit import cgutils, intrinsic, types
 
 INT8 = ir.IntType(8)
 INT16 = ir.IntType(16)
@@ -39,7 +38,7 @@ def load_float32(builder: ir.IRBuilder, address: ir.Value, number_type: Any) -> 
     return widen(builder, builder.load(pointer(builder, address, stored)), number_type)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def to_float32(typingctx: Any, number: Any) -> Any:
     """A number of a weight matrix, float32 or bfloat16 bits in a uint16, as float32."""
 
@@ -49,7 +48,7 @@ def to_float32(typingctx: Any, number: Any) -> Any:
     return types.float32(number), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def memory(typingctx: Any, address: Any) -> Any:
     """The pointer for `numba.carray` of an address held in an int64."""
 
@@ -59,7 +58,7 @@ def memory(typingctx: Any, address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
     """Add to the int64 at an address and return what it was: one step for all threads, acquire and release."""
 
@@ -70,7 +69,7 @@ def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_load(typingctx: Any, address: Any) -> Any:
     """The int64 at an address; what was written before it was stored is then visible too."""
 
@@ -80,7 +79,7 @@ def atomic_load(typingctx: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
     """Store an int64 at an address after all that was written before it."""
 
@@ -91,7 +90,7 @@ def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def call_operation(typingctx: Any, address: Any, operands: Any, begin: Any, end: Any) -> Any:
     """Call the `Operation` at an address."""
 
@@ -105,7 +104,7 @@ def call_operation(typingctx: Any, address: Any, operands: Any, begin: Any, end:
     return types.void(types.int64, types.int64, types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def call_system(typingctx: Any, address: Any, argument: Any) -> Any:
     """Call a C function of one 32-bit argument at an address, such as `usleep`."""
 
@@ -117,7 +116,7 @@ def call_system(typingctx: Any, address: Any, argument: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def float_from_bits(typingctx: Any, bits: Any) -> Any:
     """The float32 whose bits are the low half of an int64."""
 
@@ -127,7 +126,7 @@ def float_from_bits(typingctx: Any, bits: Any) -> Any:
     return types.float32(types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def float_of_int32_bits(typingctx: Any, bits: Any) -> Any:
     """The float32 that has the bits of an int32; unlike a view of an array, it vectorises."""
 
@@ -135,6 +134,16 @@ def float_of_int32_bits(typingctx: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], FLOAT)
 
     return types.float32(types.int32), generate
+
+
+@intrinsic
+def float_bits(typingctx: Any, number: Any) -> Any:
+    """The bits of a float32 as an int32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], INT32)
+
+    return types.int32(types.float32), generate
 
 
 def emit_prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
@@ -146,7 +155,7 @@ def emit_prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     builder.call(function, [line, INT32(0), INT32(3), INT32(1)])  # to read, to keep, data
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def nearest_int32(typingctx: Any, number: Any) -> Any:
     """A float32 rounded to the nearest integer, ties to even, as int32; it vectorises, as `np.rint` does not."""
 
@@ -158,7 +167,7 @@ def nearest_int32(typingctx: Any, number: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
     """`emit_prefetch` of an address."""
 
@@ -167,3 +176,18 @@ def prefetch(typingctx: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+@intrinsic
+def scratch(typingctx: Any, size: Any) -> Any:
+    """The address of `size` bytes that last until the function returns; they begin at a cache line.
+
+    They stand on the thread's stack, which is a few hundred KB on some systems: ask for little.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        room = builder.alloca(INT8, arguments[0])
+        room.align = 64
+        return builder.ptrtoint(room, INT64)
+
+    return types.int64(types.int64), generate

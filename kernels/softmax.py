@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from tinylm.kernels.exponential import COEFFICIENTS, LOG2_E, SMALLEST
-from tinylm.kernels.jit import njit
+from tinylm.kernels.jit import intrinsic, njit, types
 from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
 from tinylm.kernels.tile import LANES, WIDTH
 from tinylm.kernels.tile_attention import QUERIES
@@ -71,7 +69,7 @@ def _make(lanes: int, width: int) -> Any:
     """`softmax_block_reference` in place, by addresses; returns nothing."""
     parts = range(lanes // width)
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def softmax(
         typingctx: Any, scores: Any, begin: Any, rows: Any, last: Any, highest: Any, total: Any, shrink: Any
     ) -> Any:

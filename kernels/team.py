@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.kernels.cores import default_threads
-from tinylm.kernels.jit import njit
+from tinylm.kernels.jit import njit, operation
+from tinylm.kernels.operands import array_operands, int64_1d, int64_2d
 from tinylm.kernels.simd import atomic_add, atomic_load, atomic_store, call_operation, call_system, prefetch
 
 FUNCTION, UNITS, CHUNK, AWAITED, AHEAD, AHEAD_BYTES, OPERANDS = range(7)
@@ -96,6 +97,25 @@ def close(state, sleep, microseconds):
     _wait(state.ctypes.data + 8 * ACTIVE, 0, sleep, microseconds)
 
 
+@operation
+def walk_operation(operands, begin, end):
+    """table (3), counters (3), state (2), generation, sleep, microseconds (1 each)."""
+    walk(
+        int64_2d(operands, 0),
+        int64_2d(operands, 3),
+        int64_1d(operands, 6),
+        operands[8],
+        operands[9],
+        operands[10],
+    )
+
+
+@operation
+def close_operation(operands, begin, end):
+    """state (2), sleep, microseconds (1 each)."""
+    close(int64_1d(operands, 0), operands[2], operands[3])
+
+
 def _system_sleep() -> tuple[int, int]:
     """The address of a C function that gives the core away for a moment, and its argument."""
     if sys.platform == "win32":
@@ -103,14 +123,18 @@ def _system_sleep() -> tuple[int, int]:
     return ctypes.cast(ctypes.CDLL(None).usleep, ctypes.c_void_p).value or 0, 20
 
 
-def _work(jobs: SimpleQueue[tuple[Any, ...] | None]) -> None:
+Job = tuple[NDArray[np.int64], ...]
+"""The operands of `walk_operation`, and the arrays that they point to: who comes late still finds them."""
+
+
+def _work(jobs: SimpleQueue[Job | None]) -> None:
     """A worker's life: sleep until there is a job, walk it, until the job is None."""
     while (job := jobs.get()) is not None:
-        walk(*job)
+        walk_operation(job[0])
         del job
 
 
-def _dismiss(queues: list[SimpleQueue[tuple[Any, ...] | None]]) -> None:
+def _dismiss(queues: list[SimpleQueue[Job | None]]) -> None:
     for jobs in queues:
         jobs.put(None)
 
@@ -120,16 +144,17 @@ class Team:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or default_threads()
-        self._queues: list[SimpleQueue[tuple[Any, ...] | None]] = []
+        self._queues: list[SimpleQueue[Job | None]] = []
         self._state = np.zeros(2 * LINE, np.int64)
         self._counters = np.zeros((0, 2 * LINE), np.int64)
         self._generation = 0
         self._sleep = _system_sleep()
+        self._closing = np.array([*array_operands(self._state), *self._sleep], np.int64)
         weakref.finalize(self, _dismiss, self._queues)
 
     def _start(self) -> None:
         for _ in range(self.threads - 1):
-            jobs: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+            jobs: SimpleQueue[Job | None] = SimpleQueue()
             self._queues.append(jobs)
             threading.Thread(target=_work, args=(jobs,), name="tinylm", daemon=True).start()
 
@@ -142,10 +167,12 @@ class Team:
         self._counters[: len(table)] = 0
         self._generation += 1
         self._state[GENERATION] = self._generation
-        job = (table, self._counters, self._state, self._generation, *self._sleep)
+        arrays = (table, self._counters, self._state)
+        operands = [number for array in arrays for number in array_operands(array)]
+        job = (np.array([*operands, self._generation, *self._sleep], np.int64), *arrays)
         try:  # whatever interrupts the caller: when this returns, nobody is at the table any more
             for jobs in self._queues:
                 jobs.put(job)
-            walk(*job)
+            walk_operation(job[0])
         finally:
-            close(self._state, *self._sleep)
+            close_operation(self._closing)

@@ -11,17 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
 
+from tinylm.kernels.jit import intrinsic, types
+from tinylm.kernels.processor import target
 from tinylm.kernels.simd import FLOAT, INT64, load_float32, pointer
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
 
 def _geometry() -> tuple[int, int, int]:
     """(rows, lanes, floats in a register) such that the accumulators fill the registers of this CPU."""
-    features = cpu_target.target_context.codegen().magic_tuple()[2]
+    features = target()[2]
     if "+avx512f" in features:
         return 12, 32, 16  # 24 of 32 registers of 16
     if "+avx2" in features:
@@ -64,7 +63,7 @@ def _make(rows: int, lanes: int, width: int) -> Any:
 
         return loop(builder, first, end, steps, sums, body)
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def tile(
         typingctx: Any, like: Any, left: Any, row_stride: Any, k_stride: Any, right: Any, K: Any, out: Any
     ) -> Any:

@@ -10,10 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
+from tinylm.kernels.jit import cgutils, intrinsic, types
 from tinylm.kernels.simd import FLOAT, INT64, emit_prefetch, pointer
 from tinylm.kernels.tile import WIDTH
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
@@ -26,7 +24,7 @@ CHUNK = {16: 64, 8: 16, 4: 16}[WIDTH]
 FLOATS = ir.VectorType(FLOAT, WIDTH)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def score_rows(
     typingctx: Any, queries: Any, keys: Any, key_stride: Any, rows: Any, size: Any, scores: Any, ahead: Any
 ) -> Any:
@@ -65,7 +63,7 @@ def score_rows(
     return types.void(*[types.int64] * 7), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def weigh_rows(
     typingctx: Any, weights: Any, values: Any, value_stride: Any, rows: Any, size: Any, shrink: Any, sums: Any
 ) -> Any:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from tinylm.kernels.dot import COLUMNS, DOT, ROWS
+from tinylm.kernels.jit import intrinsic, types
 from tinylm.kernels.simd import FLOAT, INT16, INT32, INT64, pointer
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
@@ -176,7 +175,7 @@ def make_tile(tokens: int, planes: int, blocks: int) -> Any:
     activations (int32), their strides by token and by plane; the result and its stride by token.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def tile(
         typingctx: Any, groups: Any, tail: Any, weights: Any, block_stride: Any, x: Any, token_stride: Any,
         plane_stride: Any, scales: Any, scale_stride: Any, x_scale: Any, x_scale_stride: Any, x_sums: Any,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
+from tinylm.kernels.jit import cgutils
 from tinylm.kernels.simd import INT32, INT64, pointer
 
 Body = Callable[[ir.Value, list[Any]], list[Any]]

@@ -48,10 +48,11 @@ def pretend(triple: str, cpu: str, features: str = "") -> None:
         rtsys._library.add_ir_module(module)
         rtsys._library.finalize()
 
-    from tinylm.kernels import jit
+    from tinylm.kernels import compiler, processor
 
-    jit.KernelCache.load_overload = lambda self, sig, target_context: None  # type: ignore[method-assign]
-    jit.KernelCache.save_overload = lambda self, sig, data: None  # type: ignore[method-assign]
+    processor.target = lambda: (triple, cpu, features)  # type: ignore[assignment]
+    compiler.KernelCache.load_overload = lambda self, sig, target_context: None  # type: ignore[method-assign]
+    compiler.KernelCache.save_overload = lambda self, sig, data: None  # type: ignore[method-assign]
 
 
 def operations() -> dict[str, Any]:
@@ -69,15 +70,14 @@ def operations() -> dict[str, Any]:
 
 def assembly(operation: Any, triple: str, cpu: str, features: str = "") -> str:
     """The assembly of one operation for a processor, after `pretend` of the same."""
-    with global_compiler_lock:
-        library = operation._compiled._compile_uncached().library
-        library._ensure_finalized()  # links what it calls
+    from tinylm.kernels.compiler import operation_module, strip
+
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
     lines = [
         line
-        for line in str(library._final_module).splitlines()
+        for line in str(strip(operation_module(operation.function), operation.name)).splitlines()
         if not line.startswith(("target triple", "target datalayout"))
     ]
     header = [f'target triple = "{triple}"', f'target datalayout = "{machine.target_data}"']

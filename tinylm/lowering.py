@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinylm.formats import Matrix, array_operands
+from tinylm.formats import Matrix
 from tinylm.kernels import activation, attention, norm, rope, rows
 from tinylm.kernels.jit import Operation as Kernel
+from tinylm.kernels.operands import array_operands
 from tinylm.program import Buffer, Operation, Program
 
 CHUNK_BYTES = 192 * 1024

@@ -88,7 +88,7 @@ def prompt_progress(done: int, total: int) -> None:
 @contextmanager
 def compile_notice(quiet: bool = False) -> Iterator[list[str]]:
     """Say on standard error that kernels are being compiled, and which; yields the names so far."""
-    from tinylm.kernels.jit import on_compile
+    from tinylm.kernels.machine_code import on_compile
 
     compiled: list[str] = []
     total, depth = 0.0, 0

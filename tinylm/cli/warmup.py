@@ -27,7 +27,7 @@ def parser() -> Parser:
 def run(arguments: argparse.Namespace) -> int:
     """Generate with the bundled model in each format: it takes the same kernels as any other."""
     import tinylm
-    from tinylm.kernels.jit import cache_folder
+    from tinylm.kernels.cache import folder
 
     started = time.perf_counter()
     prompt = "Once upon a time there was a small program. " * 20
@@ -38,5 +38,5 @@ def run(arguments: argparse.Namespace) -> int:
             model.generate_batch([prompt], max_new_tokens=3, num_return_sequences=2, do_sample=True, seed=0)
     if not arguments.quiet:
         seconds = time.perf_counter() - started
-        print(f"{len(compiled)} kernels compiled in {seconds:.1f} s; all are kept in {cache_folder()}")
+        print(f"{len(compiled)} kernels compiled in {seconds:.1f} s; all are kept in {folder()}")
     return 0

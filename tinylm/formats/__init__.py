@@ -6,7 +6,7 @@ operations that compute with it. The models and the program never look inside.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,10 +53,3 @@ class Matrix(Protocol):
 
     def dequantize(self) -> NDArray[np.float32]:
         """`(N, K)` float32, what the matrix stands for."""
-
-
-def array_operands(array: NDArray[Any]) -> list[int]:
-    """Address and shape of a C-contiguous array."""
-    if not array.flags.c_contiguous:
-        raise AssertionError("an operand must be C-contiguous")
-    return [array.ctypes.data, *array.shape]

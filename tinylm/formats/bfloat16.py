@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tinylm.formats import array_operands
 from tinylm.kernels.matmul import (
     BLOCK_ROWS,
     matmul_bfloat16_operation,
     matvec_bfloat16_operation,
     pack_operation,
 )
+from tinylm.kernels.operands import array_operands
 from tinylm.kernels.rows import take_bfloat16_operation
 from tinylm.kernels.tile import NARROW_LANES
 

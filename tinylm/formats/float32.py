@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tinylm.formats import array_operands
 from tinylm.kernels.matmul import BLOCK_ROWS, matmul_operation, matvec_operation, pack_operation
+from tinylm.kernels.operands import array_operands
 from tinylm.kernels.rows import take_operation
 from tinylm.kernels.tile import NARROW_LANES
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinylm.formats import array_operands
 from tinylm.kernels.dot import COLUMNS, ROWS
 from tinylm.kernels.matmul_int8 import (
     BLOCK_ROWS,
@@ -26,6 +25,7 @@ from tinylm.kernels.matmul_int8 import (
     quantize_float32_operation,
     take_int8_operation,
 )
+from tinylm.kernels.operands import array_operands
 from tinylm.kernels.team import Team, single
 
 SCALES = ".scales"

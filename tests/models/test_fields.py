@@ -25,10 +25,12 @@ def test_sizes(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["1", True, 0, -1e-5, [1], {}, math.nan, math.inf, 10**400], ids=lambda value: str(value)[:20]
+    "value",
+    ["1", True, 0, -1e-5, [1], {}, math.nan, math.inf, 10**400, 1e39, 1e-39],
+    ids=lambda value: str(value)[:20],
 )
 def test_numbers(value: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"'x' is .* expected a number above 0"):
+    with pytest.raises(CheckpointError, match=r"'x' is .* expected a number above 0 that float32 holds"):
         Fields({"x": value}).number("x", 1.0)
     assert Fields({"x": 3}).number("x", 1.0) == 3.0
     assert Fields({"x": None}).number("x", 1.0) == Fields({}).number("x", 1.0) == 1.0
@@ -49,6 +51,51 @@ def test_activations(value: Any) -> None:
     for name, ours in ACTIVATIONS.items():
         assert Fields({"hidden_act": name}).activation("hidden_act", "relu") == ours
     assert Fields({}).activation("hidden_act", "gelu_new") == "gelu_tanh"
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("hidden_size", "n_embd"), ("num_hidden_layers", "n_layers"), ("vocab_size", "n_vocab")],
+)
+def test_a_size_under_another_name_is_pointed_at(name: str, other: str) -> None:
+    with pytest.raises(CheckpointError, match=f"lacks '{name}'; its '{other}' of 512 may be what is meant"):
+        Fields({other: 512, "n_head": 8}).size(name)
+    with pytest.raises(CheckpointError, match=f"lacks '{name}'$"):
+        Fields({other: "512", "n_head": 8}).size(name)
+
+
+GRANITE = {
+    "embedding_multiplier": 12.0, "attention_multiplier": 0.0078125, "residual_multiplier": 0.22,
+    "logits_scaling": 16.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *({name: value} for name, value in GRANITE.items()),
+        {"no_rope_layers": [1, 1, 1, 0]},
+        {"final_logit_softcapping": 30.0},
+        {"query_pre_attn_scalar": 256},
+        {"scale_emb": 12},
+        {"clip_qkv": 8.0},
+        {"logit_scale": 0.0625},
+    ],
+    ids=str,
+)
+def test_what_changes_the_numbers_of_another_type_is_refused(config: dict[str, Any]) -> None:
+    """Tensors of Granite, SmolLM3, Gemma 2 and others are named and shaped like Llama's; their sums are others."""
+    with pytest.raises(CheckpointError, match=f"'{next(iter(config))}' is .*not supported"):
+        Fields({**config, "model_type": "other"}).refuse_keys_of_others("llama")
+    Fields({**config, "model_type": "llama"}).refuse_keys_of_others("llama")  # where they mean nothing
+
+
+def test_what_changes_nothing_of_another_type_is_not_refused() -> None:
+    neutral = {
+        **dict.fromkeys(["embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"], 1.0),
+        "no_rope_layers": [1, 1], "clip_qkv": None, "final_logit_softcapping": None, "use_aux_loss": True,
+    }  # fmt: skip
+    Fields({**neutral, "model_type": "other"}).refuse_keys_of_others("llama")
 
 
 @pytest.mark.parametrize("value", [4096, "yes", [1], {"a": 1}, 2.5])
@@ -163,6 +210,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {**LLAMA_3_2, "low_freq_factor": 4.0}}, "low_freq_factor 4.0 must be below"),
     ({"rope_scaling": {**LLAMA_3_2, "original_max_position_embeddings": -1}}, "is -1"),
     ({"rope_theta": 0}, "'rope_theta' is 0"),
+    ({"rope_theta": 1e-30}, "'rope_theta' is 1e-30; expected 1 or more"),
+    ({"rope_parameters": {"rope_theta": 0.5}}, "'rope_theta' is 0.5; expected 1 or more"),
     ({"rope_parameters": {"rope_theta": "large"}}, "'rope_theta' is 'large'"),
     ({"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5"),
 ]

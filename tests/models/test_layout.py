@@ -84,6 +84,14 @@ def test_every_layout_is_recognized(name: str, tmp_path: Path) -> None:
     assert f"closest known layout is {known}: all" in error(write(tmp_path, name, model_type="other"))
 
 
+def test_tensors_that_fit_and_keys_that_do_not(tmp_path: Path) -> None:
+    folder = write(tmp_path, "llama", model_type="granite", logits_scaling=16.0)
+    refused = "config.json: 'logits_scaling' is 16.0, which is not supported"
+    assert f"The closest known layout is llama: but {refused}" in error(folder)
+    assert "--architecture" not in error(folder)
+    assert refused in error(folder, architecture="llama")
+
+
 def test_an_unknown_architecture_that_was_asked_for(tmp_path: Path) -> None:
     folder = write(tmp_path, "qwen3")
     assert "architecture 'bert' is unknown; known are llama" in error(folder, architecture="bert")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from tinylm.kernels.rope import frequencies
 LARGEST_SIZE = 1 << 24
 """No width, count or vocabulary is larger; a config that says so lies."""
 
-LARGEST_NUMBER = sys.float_info.max
+SMALLEST_NUMBER, LARGEST_NUMBER = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -29,6 +28,33 @@ ACTIVATIONS = {
 """The configs' names -> ours. `gelu` is exact, with the error function."""
 
 
+OTHER_NAMES = {
+    "hidden_size": ("d_model", "n_embd", "dim", "embed_dim", "model_dim"),
+    "num_hidden_layers": ("n_layers", "n_layer", "num_layers", "depth"),
+    "num_attention_heads": ("n_heads", "n_head", "num_heads"),
+    "intermediate_size": ("ffn_dim", "d_ff", "n_inner", "ffn_hidden_size", "hidden_dim", "mlp_dim"),
+    "vocab_size": ("n_vocab", "vocabulary_size"),
+}
+"""What configs of custom code call the sizes: pointed at where one is missing, never taken unasked."""
+
+KEYS_OF_OTHERS: dict[str, tuple[Any, ...]] = {
+    "embedding_multiplier": (1,),
+    "attention_multiplier": (),
+    "residual_multiplier": (1,),
+    "logits_scaling": (1,),
+    "logit_scale": (1,),
+    "scale_emb": (1,),
+    "scale_depth": (),
+    "dim_model_base": (),
+    "clip_qkv": (),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "query_pre_attn_scalar": (),
+}
+"""Keys of architectures whose tensors look like ours (Granite, MiniCPM, OLMo, Cohere, Gemma 2), with the values
+that change nothing."""
+
+
 class Fields:
     """A config with checks. Every method raises CheckpointError that names the field and what was found."""
 
@@ -40,19 +66,27 @@ class Fields:
         value = self._config.get(name)
         if value is None:
             if default is None:
-                raise CheckpointError(f"config.json lacks {name!r}")
+                raise CheckpointError(f"config.json lacks {name!r}{self._hint(name)}")
             return default
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST_SIZE:
             raise CheckpointError(f"config.json: {name!r} is {value!r}; expected 1 to {LARGEST_SIZE}")
         return value
 
+    def _hint(self, name: str) -> str:
+        """What a size that is missing may be called in this config."""
+        found = [other for other in OTHER_NAMES.get(name, ()) if type(self._config.get(other)) is int]
+        return f"; its {found[0]!r} of {self._config[found[0]]} may be what is meant" if found else ""
+
     def number(self, name: str, default: float) -> float:
-        """A finite number above 0; None or absence means the default."""
+        """A number above 0 that float32 holds; None or absence means the default."""
         value = self._config.get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LARGEST_NUMBER:
-            raise CheckpointError(f"config.json: {name!r} is {value!r}; expected a number above 0")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
+            raise CheckpointError(
+                f"config.json: {name!r} is {value!r}; expected a number above 0 that float32 holds"
+            )
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -79,6 +113,15 @@ class Fields:
             value = self._config.get(name)
             if value is not None and value not in values:
                 raise CheckpointError(f"config.json: {name!r} is {value!r}, which is not supported")
+
+    def refuse_keys_of_others(self, own: str) -> None:
+        """Where the `model_type` is another's: what would change the numbers there, though the tensors fit."""
+        if self._config.get("model_type") in (None, own):
+            return
+        self.refuse(**KEYS_OF_OTHERS)
+        layers = self._config.get("no_rope_layers")
+        if layers is not None and not (isinstance(layers, list) and all(layers)):  # 0: a layer without rope
+            raise CheckpointError(f"config.json: 'no_rope_layers' is {layers!r}, which is not supported")
 
     def refuse_quantization(self) -> None:
         """Other tools' quantized checkpoints; our own name their method, and their tensors say the rest."""
@@ -151,6 +194,8 @@ class Fields:
         if nested:
             raise CheckpointError(f"config.json: 'rope_parameters' for {nested[0]!r} alone are not supported")
         theta = Fields(merged or {}).number("rope_theta", self.number(theta_name, 10_000.0))
+        if theta < 1:
+            raise CheckpointError(f"config.json: {theta_name!r} is {theta:g}; expected 1 or more")
         kind = parameters.get("rope_type", parameters.get("type", "default"))
         old = default_partial if partial_name is None else self.number(partial_name, default_partial)
         share = fields.number("partial_rotary_factor", old)

@@ -41,6 +41,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
     """The config of a config.json. Raises CheckpointError for what is missing, odd or not supported."""
     fields = Fields(config)
     fields.refuse(pretraining_tp=(1,), sliding_window=())
+    fields.refuse_keys_of_others("llama")
     fields.refuse_quantization()
     heads, key_value_heads, head_dim = fields.heads()
     return Config(

@@ -50,6 +50,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
     if config.get("model_type") == "qwen3" and config.get("head_dim") is None:
         config = {**config, "head_dim": QWEN3_HEAD_DIM}
     fields = Fields(config)
+    fields.refuse_keys_of_others("qwen3")
     fields.refuse_quantization()
     context = fields.size("max_position_embeddings", 32_768)
     if fields.flag("use_sliding_window", False):

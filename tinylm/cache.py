@@ -22,6 +22,7 @@ class KeyValueCache:
         self._shape = (key_value_heads, head_dim)
         self.keys = [self._room(0) for _ in range(layers)]
         self.values = [self._room(0) for _ in range(layers)]
+        self._row: list[int] = []
 
     def _room(self, capacity: int) -> NDArray[np.float32]:
         heads, head_dim = self._shape
@@ -37,6 +38,7 @@ class KeyValueCache:
             return
         capacity = -(-capacity // GROWTH) * GROWTH
         self.capacity = 0
+        self._row = []
         for arrays in (self.keys, self.values):
             for layer, old in enumerate(arrays):
                 new = self._room(capacity)
@@ -53,11 +55,13 @@ class KeyValueCache:
 
     def row(self) -> list[int]:
         """The row of `caches` that the attention kernels read: capacity, then addresses layer by layer."""
-        row = [0] * (FIRST_LAYER + 2 * len(self.keys))
-        row[0] = self.capacity
-        row[FIRST_LAYER::2] = [array.ctypes.data for array in self.keys]
-        row[FIRST_LAYER + 1 :: 2] = [array.ctypes.data for array in self.values]
-        return row
+        if not self._row:
+            row = [0] * (FIRST_LAYER + 2 * len(self.keys))
+            row[0] = self.capacity
+            row[FIRST_LAYER::2] = [array.ctypes.data for array in self.keys]
+            row[FIRST_LAYER + 1 :: 2] = [array.ctypes.data for array in self.values]
+            self._row = row
+        return self._row
 
     @property
     def nbytes(self) -> int:

@@ -119,11 +119,12 @@ class _Table:
                     self._put(i, place, part)
                     place += 1
             assert place <= PLACES
-        self._filled: dict[Live, int] = {}
-        self._places = {live: np.array(places) for live, places in self._live.items()}
-        self._units = {
-            live for live, places in self._live.items() if any(p % PLACES == UNITS for p in places)
-        }
+        # Each live operand with its places and whether it counts units; and what stands there now.
+        self._places = [
+            (live, np.array(places), any(place % PLACES == UNITS for place in places))
+            for live, places in self._live.items()
+        ]
+        self._filled: list[int | None] = []
         self._waits = _waits(self.rows, self.storage.slots)
         following = (0, 0)
         for i in reversed(range(len(self.rows))):
@@ -158,15 +159,16 @@ class _Table:
         flat = self.array.reshape(-1)
         if not self._filled:
             self.compile()
+            self._filled = [None] * len(self._places)
         if self.storage.reserve(facts):
             for place, buffer in self._addresses:
                 flat[place] = self.storage.address(buffer)
         recount = False
-        for live, places in self._places.items():
+        for i, (live, places, counts) in enumerate(self._places):
             value = live.value(facts)
-            if self._filled.get(live) != value:
-                flat[places] = self._filled[live] = value
-                recount = recount or live in self._units
+            if self._filled[i] != value:
+                flat[places] = self._filled[i] = value
+                recount = recount or counts
         if recount:
             self._share()
         return self.array

@@ -133,6 +133,24 @@ def test_figures_and_probabilities_go_to_standard_error(capsys: Captured) -> Non
     assert len([line for line in lines if "%" in line and "|" not in line]) >= 4
 
 
+def test_guesses_change_the_steps_and_not_the_text(capsys: Captured) -> None:
+    tale = "Once there was a girl named Sue. She had a red ball. Sue had a red ball. One day, Sue "
+    words = [tale, "-n", "120", "-q"]
+    plain = generate(capsys, *words)
+    assert generate(capsys, *words, "--prompt-lookup", "10") == plain
+    record = json.loads(generate(capsys, *words, "--prompt-lookup", "10", "--json")[1])
+    timings = record["completions"][0]["timings"]
+    assert 10 < timings["accepted_tokens"] <= timings["drafted_tokens"]
+    figures = generate(capsys, *words, "--prompt-lookup", "10", "--stats")[2].splitlines()
+    drafted, accepted = timings["drafted_tokens"], timings["accepted_tokens"]
+    (line,) = [line for line in figures if line.startswith("lookup")]
+    assert line.startswith(f"lookup      {drafted} tokens guessed, {accepted} of them right")
+    timings = json.loads(generate(capsys, *words, "--json")[1])["completions"][0]["timings"]
+    assert timings["drafted_tokens"] == timings["accepted_tokens"] == 0
+    code, _, err = generate(capsys, "a", "--prompt-lookup", "-1")
+    assert (code, "prompt_lookup_num_tokens is -1" in err) == (2, True)
+
+
 def test_prompts_from_a_file_and_from_standard_input(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

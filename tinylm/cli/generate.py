@@ -34,6 +34,10 @@ def parser() -> parsing.Parser:
             ),
             ("echo 'Dear Sir,' | tinylm generate - --echo --stats", "prompt from a pipe, with figures"),
             (r"tinylm generate -e 'Q: Why?\nA:' --stop '\n'", "a line end in the prompt and as an end"),
+            (
+                "tinylm generate --prompt-file contract.txt --prompt-lookup 10",
+                "faster where a text is quoted",
+            ),
             ('tinylm generate "Under this" -r 3 --temperature 0.5 --json', "three answers, for machines"),
         ],
         notes="exit codes: 0 fine, 1 failed, 2 misused, 130 interrupted (what was written stays)",

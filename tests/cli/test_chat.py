@@ -28,11 +28,11 @@ TEMPLATE = (
 SLOWLY = """
 import sys, time
 from tinylm.engine import Engine
-decode = Engine.decode
+advance = Engine.advance
 def slow(self, *arguments):
     time.sleep(0.02)
-    return decode(self, *arguments)
-Engine.decode = slow
+    return advance(self, *arguments)
+Engine.advance = slow
 """
 PROMPT = r"\[[\d,]+/[\d,]+\] > "
 

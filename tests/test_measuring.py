@@ -27,7 +27,7 @@ def test_names_are_those_of_llama_bench() -> None:
 
 
 def test_bytes_are_those_of_the_file(engine: Engine) -> None:
-    work = Work(engine)
+    work = Work.of(engine.program)
     with Checkpoint(STORIES) as checkpoint:
         matrices = sum(info.nbytes for info in checkpoint.tensors.values() if len(info.shape) == 2)
     # The embedding is the head too, so every matrix of the file is read once a token.
@@ -43,7 +43,7 @@ def test_bytes_are_those_of_the_file(engine: Engine) -> None:
 
 
 def test_operations_are_those_of_every_product_and_of_causal_attention(engine: Engine) -> None:
-    work = Work(engine)
+    work = Work.of(engine.program)
     layers, width, vocabulary, D = 5, 64, 512, 64
     body = layers * (2 * D * D + 2 * D * D // 2 + 3 * D * 172)
     for tokens in (1, 7):

@@ -18,6 +18,7 @@ import numpy as np
 
 from tinylm.engine import Engine, Sequence
 from tinylm.kernels.bandwidth import Bandwidth
+from tinylm.program import Program
 
 WARM_TOKENS = 4
 """Tokens that are written, and not counted, before anything is."""
@@ -44,22 +45,35 @@ class Case:
         return self.depth + self.tokens
 
 
+@dataclass(frozen=True)
 class Work:
-    """Bytes that are read and operations that are done, from the program of a model.
+    """Bytes that a model reads and operations that it does.
 
     weights: bytes of matrices that a token's step reads (of an embedding that is no head, nearly nothing);
-    position: bytes of keys and values, for each position before.
+    position: bytes of keys and values, for each position before. numbers: of all matrices but the head; head: of that;
+    layers, width: of attention, all query heads together.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        program = engine.program
+    weights: int
+    position: int
+    numbers: int
+    head: int
+    layers: int
+    width: int
+
+    @classmethod
+    def of(cls, program: Program) -> Work:
+        """What the program of a model tells."""
         products = [one.matrix for one in program.operations if one.kind == "matmul"]
         matrices = [matrix for matrix in products if matrix is not None]
-        self.weights = sum(matrix.nbytes for matrix in matrices)
-        self.numbers = sum(math.prod(matrix.shape) for matrix in matrices[:-1])
-        self.head = math.prod(matrices[-1].shape)
-        self.layers, self.width = program.layers, program.heads * program.head_dim
-        self.position = 2 * 4 * program.layers * program.key_value_heads * program.head_dim
+        return cls(
+            weights=sum(matrix.nbytes for matrix in matrices),
+            position=2 * 4 * program.layers * program.key_value_heads * program.head_dim,
+            numbers=sum(math.prod(matrix.shape) for matrix in matrices[:-1]),
+            head=math.prod(matrices[-1].shape),
+            layers=program.layers,
+            width=program.heads * program.head_dim,
+        )
 
     def read(self, case: Case) -> float:
         """Bytes that a token of `case` reads, on average; a prompt reads the weights once in many tokens: 0."""
@@ -92,7 +106,7 @@ class Subject:
     work: Work = field(init=False)
 
     def __post_init__(self) -> None:
-        self.work = Work(self.engine)
+        self.work = Work.of(self.engine.program)
         self._sequences: dict[int, tuple[Sequence, int]] = {}
 
     def fits(self, case: Case) -> bool:

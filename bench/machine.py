@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinylm.kernels.bandwidth import Bandwidth
 from tinylm.kernels.team import Team
+from tinylm.machine import package_version, processor
 
 
 def describe(threads: int) -> dict[str, Any]:
     """What a reader must know to compare figures."""
-    import numba
-
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -27,23 +23,8 @@ def describe(threads: int) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "numba": numba.__version__,
+        "numba": package_version("numba"),
     }
-
-
-def processor() -> str:
-    """The processor's name."""
-    if sys.platform == "darwin":
-        asked = subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
-        )
-        return asked.stdout.strip()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 class Limits:

@@ -1,8 +1,14 @@
-"""tinylm and its peers behind one face: read a prompt, then write from a position, each timed in seconds."""
+"""tinylm and its peers behind one face: read a prompt, then write from a position, each timed in seconds.
+
+A runner is called by its maker and number format: `tinylm int8`, `llama.cpp Q8_0`, `transformers bfloat16`. Those
+that read an exported model stand in exported_runners.py.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,17 +34,21 @@ class Runner(Protocol):
 
 
 class Tinylm:
-    """The engine of the project."""
+    """The engine of the project. A folder of int8 is made once, and mapped as a user would."""
 
-    def __init__(self, folder: Path, threads: int, dtype: str) -> None:
+    def __init__(self, folder: Path, threads: int, dtype: str, scratch: Path | None = None) -> None:
         from tinylm.engine import Engine
+        from tinylm.measuring import Work
 
+        if dtype == "int8" and scratch is not None:
+            folder = int8_folder(folder, scratch)
         self.engine = Engine.load(folder, dtype=dtype, threads=threads)
         self.engine.compile()
         self.name = "tinylm"
         self.settings = f"dtype {dtype}, {self.engine.threads} threads"
+        self.work = asdict(Work.of(self.engine.program))
         self.token = -1
-        self._ready: dict[int, Any] = {}
+        self._ready: dict[tuple[int, int], tuple[list[Any], list[int]]] = {}
 
     def prefill(self, ids: list[int]) -> float:
         sequence = self.engine.new_sequence()
@@ -47,25 +57,53 @@ class Tinylm:
         return time.perf_counter() - started
 
     def decode(self, ids: list[int], count: int) -> float:
-        if len(ids) not in self._ready:
-            sequence = self.engine.new_sequence()
-            self._ready[len(ids)] = sequence, int(self.engine.prefill(sequence, ids).argmax())
-        sequence, self.token = self._ready[len(ids)]
-        sequence.truncate(len(ids))
+        return self.together(ids, count, 1)
+
+    def together(self, ids: list[int], count: int, sequences: int) -> float:
+        """As `decode`, so many texts in each step."""
+        key = len(ids), sequences
+        if key not in self._ready:
+            first = self.engine.new_sequence()
+            token = int(self.engine.prefill(first, ids).argmax())
+            self._ready[key] = (
+                [first, *(self.engine.fork(first) for _ in range(sequences - 1))],
+                [token] * sequences,
+            )
+        texts, tokens = self._ready[key]
+        for text in texts:
+            text.truncate(len(ids))
         started = time.perf_counter()
         for _ in range(count):
-            self.token = int(self.engine.decode([sequence], [self.token])[0].argmax())
-        return time.perf_counter() - started
+            tokens = self.engine.decode(texts, tokens).argmax(axis=-1).tolist()
+        seconds = time.perf_counter() - started
+        self.token = tokens[0]
+        return seconds
+
+
+def int8_folder(folder: Path, scratch: Path) -> Path:
+    """The folder that `tinylm quantize` makes of another, or that one where it is int8 already."""
+    import json
+
+    from tinylm.quantization import quantize_folder
+
+    if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+        return folder
+    target = scratch / "tinylm-int8"
+    return target if target.exists() else quantize_folder(folder, target)
 
 
 class LlamaCpp:
-    """llama.cpp through llama-cpp-python, on a GGUF file of the same weights in float32."""
+    """llama.cpp through llama-cpp-python, on a GGUF file of the same weights."""
 
-    def __init__(self, folder: Path, threads: int, scratch: Path) -> None:
+    def __init__(self, folder: Path, threads: int, kind: str, scratch: Path) -> None:
         import llama_cpp
-        from gguf_of_folder import write_gguf
+        from gguf_of_folder import quantize_gguf, write_gguf
 
-        file = write_gguf(folder, scratch / "model.gguf")
+        source, file = scratch / "F32.gguf", scratch / f"{kind}.gguf"
+        if not source.exists():
+            write_gguf(folder, source.with_suffix(".part")).rename(source)
+        if not file.exists():
+            quantize_gguf(source, file.with_suffix(".part"), kind).rename(file)
         self._model = llama_cpp.Llama(
             str(file), n_ctx=CONTEXT, n_batch=512, n_threads=threads, n_threads_batch=threads, flash_attn=True,
             verbose=False,
@@ -74,7 +112,8 @@ class LlamaCpp:
         self._vocab_size = self._model.n_vocab()
         self.name = "llama.cpp"
         self.settings = (
-            f"llama-cpp-python {llama_cpp.__version__}, F32, {threads} threads, flash attention, batch 512"
+            f"llama-cpp-python {llama_cpp.__version__}, {kind}, {threads} threads, flash attention, batch 512,"
+            " keys and values F16"
         )
         self.token = -1
         self._read: list[int] = []
@@ -105,20 +144,26 @@ class LlamaCpp:
 
 
 class Transformers:
-    """transformers on torch, float32."""
+    """transformers on torch; int8 is torch's dynamic quantization of the linear layers."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, dtype: str, scratch: Path | None = None) -> None:
         import torch
         import transformers
 
         torch.set_num_threads(threads)
         transformers.logging.disable_progress_bar()
         self._torch = torch
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        stored = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=stored).eval()
+        if dtype == "int8":
+            self._model = torch.ao.quantization.quantize_dynamic(
+                self._model, {torch.nn.Linear}, dtype=torch.qint8
+            )
+            dtype = "float32, linear layers int8 (torch dynamic quantization)"
         self._cache_class = transformers.DynamicCache
         self.name = "transformers"
         self.settings = (
-            f"transformers {transformers.__version__}, torch {torch.__version__}, float32, {threads} threads"
+            f"transformers {transformers.__version__}, torch {torch.__version__}, {dtype}, {threads} threads"
         )
         self.token = -1
         self._read: list[int] = []
@@ -152,19 +197,26 @@ class Transformers:
         return time.perf_counter() - started
 
 
-def installed_runners(
-    names: list[str], folder: Path, threads: int, dtype: str, scratch: Path
-) -> list[Runner]:
-    """tinylm and those of the peers that are asked for and installed."""
-    makers = {
-        "tinylm": lambda: Tinylm(folder, threads, dtype),
-        "llama.cpp": lambda: LlamaCpp(folder, threads, scratch),
-        "transformers": lambda: Transformers(folder, threads),
+Maker = Callable[[Path, int, str, Path], Runner]
+
+
+def makers() -> dict[str, Maker]:
+    """Peer -> how a runner is made of (folder, threads, format, scratch); raises ImportError where it is missing."""
+    import exported_runners as exported
+
+    return {
+        "tinylm": Tinylm,
+        "llama.cpp": LlamaCpp,
+        "transformers": Transformers,
+        "OpenVINO": exported.OpenVino,
+        "ONNX Runtime": exported.OnnxRuntime,
+        "CTranslate2": exported.CTranslate2,
     }
-    runners: list[Runner] = []
-    for name in names:
-        try:
-            runners.append(makers[name]())
-        except ImportError as error:
-            print(f"{name}: not installed ({error})")
-    return runners
+
+
+def make(name: str, folder: Path, threads: int, scratch: Path) -> Runner:
+    """The runner `PEER FORMAT`, called so."""
+    peer, _, kind = name.rpartition(" ")
+    runner = makers()[peer](folder, threads, kind, scratch)
+    runner.name = name
+    return runner

@@ -1,4 +1,4 @@
-"""The bench of whole models runs, and its last line is JSON."""
+"""The benches of whole models run, their last line is JSON, and their sums are right."""
 
 from __future__ import annotations
 
@@ -7,24 +7,170 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+STORIES = ROOT / "tinylm" / "stories260k"
+
+
+def run(script: str, *words: str) -> tuple[dict[str, Any], str]:
+    """(the JSON of the last line, all that was printed) of a bench."""
+    command = [sys.executable, str(ROOT / "bench" / script), *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1]), result.stdout
 
 
 def test_a_short_run_on_the_bundled_model() -> None:
     words = ["stories260k", "--speed-only", "--repeats", "1", "--threads", "2", "--peers"]
-    command = [sys.executable, str(ROOT / "bench" / "generate.py"), *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert result.returncode == 0, result.stderr
-    record = json.loads(result.stdout.splitlines()[-1])
+    record, _ = run("generate.py", *words)
     assert record["machine"]["threads"] == 2
-    # The context of 512 leaves room for one case.
-    assert list(record["speed"]) == ["decode 16"]
-    assert record["speed"]["decode 16"]["tinylm"]["tokens_per_second"]["median"] > 0
+    # The context of 512 leaves room for two cases.
+    assert list(record["speed"]) == ["decode 16", "prefill 512"]
+    for found in record["speed"].values():
+        assert found["tinylm"]["tokens_per_second"]["median"] > 0
+        assert 0 < found["tinylm"]["share_of_limit"]["low"] <= found["tinylm"]["share_of_limit"]["high"]
+
+
+def test_contestants_are_processes_and_the_table_can_be_made_later(tmp_path: Path) -> None:
+    cases = [
+        "decode:16",
+        "decode:1024",
+        "prefill:32",
+        "together:3",
+        *(["peak:64"] if os.name != "nt" else []),
+    ]
+    words = ["stories260k", "--formats", "float32", "int8", "--repeats", "2", "--threads", "1"]
+    record, printed = run("peers.py", *words, "--peers", "--cases", *cases, "--scratch", str(tmp_path))
+    assert set(record["settings"]) == {"tinylm float32", "tinylm int8"}
+    found = {(one["case"], one["format"]): one for one in record["results"]}
+    assert "decode 1024 is left out: the model's context is 512" in printed
+    assert ("decode 1024", "int8") not in found
+    for case in ("decode 16", "prefill 32", "together 3"):
+        for kind in ("float32", "int8"):
+            one = found[case, kind]
+            assert len(one["samples"]) == 2
+            assert 0 < one["share_of_limit"]["low"] <= one["share_of_limit"]["high"]
+    if os.name != "nt":
+        assert all(found["peak 64", kind]["bytes"] > 2**24 for kind in ("float32", "int8"))
+    assert (tmp_path / "tinylm-int8" / "model.safetensors").is_file()
+    (tmp_path / "run.json").write_text(printed, encoding="utf-8")
+    again = subprocess.run(
+        [sys.executable, str(ROOT / "bench" / "peers.py"), "--render", str(tmp_path / "run.json")],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True,
+    )  # fmt: skip
+    assert again.stdout.strip() in printed
+
+
+def test_a_peer_that_is_not_there_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    from worker import NotInstalledError, RemoteRunner
+
+    # A module of that name which cannot be imported stands for a package that is not there.
+    (tmp_path / "llama_cpp.py").write_text("raise ImportError('no such package')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(NotInstalledError, match="no such package"):
+        RemoteRunner("llama.cpp F32", sys.executable, STORIES, 1, tmp_path)
+    with pytest.raises(RuntimeError, match="KeyError"):
+        RemoteRunner("nobody float32", sys.executable, STORIES, 1, tmp_path)
+
+
+def test_the_table_of_two_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    from peers_table import markdown
+
+    def one(name: str, rate: float, **more: Any) -> dict[str, Any]:
+        speed = {"median": rate, "min": rate, "max": rate}
+        return {
+            "case": "decode 16", "title": "decode after 16 tokens", "format": "int8", "name": name,
+            "tokens_per_second": speed, **more,
+        }  # fmt: skip
+
+    peak = {"case": "peak 64", "title": "peak memory at 64 positions", "format": "int8"}
+    machine = {"processor": "P", "threads": 2, "system": "S"}
+    runs: list[dict[str, Any]] = [
+        {
+            "model": "m", "machine": machine, "repeats": 5, "settings": {"tinylm int8": "a"},
+            "left_out": {"llama.cpp Q8_0": "not there"},
+            "results": [one("tinylm int8", 1234.5, share_of_limit={"low": 0.85, "high": 0.9})],
+        },
+        {
+            "model": "m", "machine": machine, "repeats": 3, "settings": {"llama.cpp Q8_0": "b"},
+            "left_out": {"OpenVINO int8": "missing"},
+            "results": [
+                one("llama.cpp Q8_0", 617.0, tinylm_is=2.01),
+                one("transformers int8", 20.25, tinylm_is=61.0),
+                {**peak, "name": "tinylm int8", "bytes": 100_000_000},
+                {**peak, "name": "llama.cpp Q8_0", "bytes": 200_000_000},
+            ],
+        },
+    ]  # fmt: skip
+    lines = markdown(runs).splitlines()
+    assert "medians of 3 or 5 rounds" in lines[0]
+    assert lines[2] == "| | tinylm | llama.cpp | transformers | tinylm to the best |"
+    assert lines[4] == (
+        "| decode after 16 tokens, int8 | **1,234** (85 to 90 % of the memory) | 617 | 20.2 | 2.01 x |"
+    )
+    assert lines[5] == "| peak memory at 64 positions, int8, MB | 100 | 200 |  | 0.50 x |"
+    assert lines[7:] == ["- tinylm int8: a", "- llama.cpp Q8_0: b", "- left out: OpenVINO int8 (missing)"]
+
+
+def test_quality_of_a_format_that_changes_nothing_and_of_one_that_rounds() -> None:
+    text = ROOT / "tests" / "fixtures" / "perplexity" / "constitution.txt"
+    words = ["stories260k", "--tokens", "96", "--threads", "1", "--peers", "--formats", "float32", "int8"]
+    record, printed = run("quality.py", *words, "--text", str(text))
+    found = {one["format"]: one for one in record["results"]}
+    same = found["tinylm float32, as a prompt"]
+    assert same["mean_kl"] == pytest.approx(0, abs=1e-12)
+    assert (same["same_top"], same["perplexity_change"]) == (1, 0)
+    rounded = found["tinylm int8, as a prompt"]
+    assert 0 < rounded["mean_kl"] < 0.02
+    assert rounded["tokens"] == 96
+    # both planes of the activations are less far from float32 than one
+    assert 0 < found["tinylm int8, one by one"]["mean_kl"] < rounded["mean_kl"]
+    assert "| tinylm int8, one by one |" in printed
+
+
+def test_divergence_is_that_of_the_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    from quality import compare
+
+    true, other = (
+        np.array([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]]),
+        np.array([[0.25, 0.5, 0.25], [0.8, 0.1, 0.1]]),
+    )
+    # logits are known up to a constant a row
+    found = compare(np.log(true).astype(np.float32) + 3, np.log(other).astype(np.float32) - 2, [0, 1])
+    assert found["mean_kl"] == pytest.approx((0.5 * np.log(2) + 0.25 * np.log(0.5)) / 2, rel=1e-5)
+    assert found["same_top"] == 0.5
+    # the first row foresees token 1: 0.25 truly, 0.5 otherwise
+    assert found["perplexity"] == pytest.approx(2, rel=1e-5)
+    assert found["perplexity_change"] == pytest.approx(-0.5, rel=1e-5)
+
+
+def test_random_weights_have_the_shape_of_a_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    from random_model import write_random
+
+    from tinylm.checkpoint import Checkpoint
+    from tinylm.engine import Engine
+
+    config = json.loads((STORIES / "config.json").read_text(encoding="utf-8"))
+    folder = write_random(config, tmp_path / "model", "bfloat16")
+    with Checkpoint(folder) as made, Checkpoint(STORIES) as stored:
+        assert {name: tensor.shape for name, tensor in made.tensors.items()} == {
+            name: tensor.shape for name, tensor in stored.tensors.items()
+        }
+        assert {tensor.dtype for tensor in made.tensors.values()} == {"BF16"}
+    logits = Engine.load(folder, threads=1).logits([1, 2, 3])
+    assert np.isfinite(logits).all()
+    assert 0.1 < logits.std() < 10
 
 
 def test_the_peers_file_holds_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +181,7 @@ def test_the_peers_file_holds_the_same_weights(tmp_path: Path, monkeypatch: pyte
     from tinylm.checkpoint import Checkpoint
     from tinylm.sources.gguf_import import half_split_rows
 
-    folder = ROOT / "tinylm" / "stories260k"
+    folder = STORIES
     tensors = {
         tensor.name: tensor for tensor in gguf.GGUFReader(write_gguf(folder, tmp_path / "m.gguf")).tensors
     }

@@ -197,7 +197,10 @@ class Conversation:
             return
         turns = self.turns()
         what = "this message is too long for this model"
-        if turns:
+        system = [message for message in self.messages[:1] if message["role"] == "system"]
+        if system and (alone := len(self.ids([*system, {"role": "user", "content": ""}]))) >= context:
+            what = f"the system message alone takes {alone:,}"
+        elif turns:
             what = f"the oldest of the {len(turns)} turns before takes {turns[0].tokens:,}: drop it, or start anew"
         raise ContextError(
             f"the context is full: with this message the conversation has {tokens:,} tokens, and the model's "
@@ -216,8 +219,13 @@ class Conversation:
         }
         file = Path(path)
         partial = file.with_name(f".{file.name}.partial")
-        partial.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        partial.replace(file)
+        try:
+            partial.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            partial.replace(file)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            error.filename, error.filename2 = str(file), None  # the file that was asked for
+            raise
 
     @classmethod
     def load(cls, model: LanguageModel, path: str | os.PathLike[str]) -> Conversation:

@@ -109,9 +109,12 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
         ("/load nowhere.json\n", [], "nowhere.json: No such file", 1),
         ("/set temperatur 1\n", [], "did you mean temperature?", 2),
         ("/set temperature -1\n", [], "temperature is -1", 2),
+        ("/set temperature\n", [], "/set temperature: a value is expected; null for the model's own", 2),
         ("/drop many\n", [], "a number of turns is expected", 2),
+        ("Hello.\n/save nowhere/talk.json\n", ["-n", "3"], "tinylm: nowhere/talk.json: No such file", 1),
         ("/retry\n", [], "nothing was said yet", 1),
         ("word " * 600, [], "this message is too long for this model", 1),
+        ("Hello.\n", ["--system", "word " * 600], "the system message alone takes 1,8", 1),
         ("Hello.\n", ["-n", "9999"], "asks for 9,999", 1),
         ("Hello.\n", ["-r", "2", "-t", "1"], "a chat has one answer", 2),
         ("", ["--load", "nowhere.json"], "nowhere.json: No such file", 1),
@@ -122,6 +125,20 @@ def test_mistakes_are_told_in_a_line(folder: Path, text: str, words: list[str], 
     assert said in done.stderr
     assert done.returncode == code
     assert "Traceback" not in done.stderr
+
+
+def test_an_answer_may_be_shorter_than_asked_for_where_the_context_ends(folder: Path) -> None:
+    done = pipe(folder, "the cat sat " * 20 + "\n/retry\n", "-n", "500")
+    assert done.returncode == 0, done.stderr
+    assert "asks for" not in done.stderr
+    talk = tinylm.Conversation(tinylm.load(folder))
+    expected = talk.say("the cat sat " * 20, max_new_tokens=300).text.strip()
+    assert done.stdout.count(expected) == 2
+
+
+def test_nothing_is_said_of_an_answer_that_cannot_be(folder: Path) -> None:
+    done = pipe(folder, "/retry\n")
+    assert done.stderr.strip() == "tinylm: there is nothing to answer again: nothing was said yet"
 
 
 def test_generate_asks_a_chat_model(folder: Path) -> None:

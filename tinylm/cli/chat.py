@@ -117,12 +117,27 @@ class Session:
 
         said = {"role": "user", "content": message}
         try:
-            answer = self.conversation.stream(said, progress=self.progress, **self.parameters)
+            answer = self.begin(said)
         except ContextError as error:
             if not self.reader.is_terminal or not self.make_room(message, error):
                 raise
-            answer = self.conversation.stream(said, progress=self.progress, **self.parameters)
+            answer = self.begin(said)
         self.print_answer(answer)
+
+    def begin(self, said: dict[str, str]) -> Answer:
+        """The answer to a message."""
+        parameters = self.fitting(self.parameters, [*self.conversation.messages, said])
+        return self.conversation.stream(said, progress=self.progress, **parameters)
+
+    def fitting(self, parameters: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any]:
+        """Parameters that ask for no longer an answer to the messages than the context has room for."""
+        limit = parameters.get("max_new_tokens")
+        if (
+            not isinstance(limit, int) or limit > self.context
+        ):  # more than any context is a mistake to be told
+            return parameters
+        room = self.context - len(self.conversation.ids(messages))
+        return {**parameters, "max_new_tokens": max(1, min(limit, room))}
 
     def progress(self, done: int, total: int) -> None:
         """Show how far a long prompt is read."""

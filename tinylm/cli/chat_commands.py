@@ -22,7 +22,7 @@ HELP = """\
   /system [TEXT]     show, or set, what the model is told before anything is said; 'off' takes it away
   /save FILE         write the conversation to a file
   /load FILE         go on with one that was saved
-  /set [NAME VALUE]  show the parameters of answers, or set one: /set temperature 0.7
+  /set [NAME VALUE]  show the parameters of answers, or set one: /set temperature 0.7 (null: the model's own)
   /stats             figures of the conversation and the last answer
   /show              print exactly what the model would read now
   /quit              leave, like Ctrl-D
@@ -55,9 +55,15 @@ def retry(session: Session, rest: str) -> None:
     parameters = {name: value for name, value in session.parameters.items() if name != "seed"}
     if "seed" in session.parameters:
         parameters["do_sample"] = True
+    messages = list(session.conversation.messages)
+    while messages and messages[-1]["role"] != "user":
+        messages.pop()
+    if messages:
+        parameters = session.fitting(parameters, messages)
+    answer = session.conversation.retry(progress=session.progress, **parameters)
     if not chat_parameters(session.conversation.model, parameters).do_sample:  # type: ignore[arg-type]
         note("(the likeliest words are taken: it will be the same again; '/set temperature 0.7' draws)")
-    session.print_answer(session.conversation.retry(progress=session.progress, **parameters))
+    session.print_answer(answer)
 
 
 def reset(session: Session, rest: str) -> None:
@@ -118,6 +124,8 @@ def set_parameter(session: Session, rest: str) -> None:
 
     if rest:
         name, _, text = rest.replace("=", " ").partition(" ")
+        if not text.strip():
+            raise ParameterError(f"/set {name}: a value is expected; null for the model's own")
         try:
             value = json.loads(text)
         except ValueError:

@@ -19,9 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.kernels.cores import default_threads
-from tinylm.kernels.jit import njit, operation
+from tinylm.kernels.jit import carray, njit, operation
 from tinylm.kernels.operands import array_operands, int64_1d, int64_2d
-from tinylm.kernels.simd import atomic_add, atomic_load, atomic_store, call_operation, call_system, prefetch
+from tinylm.kernels.simd import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    call_operation,
+    call_system,
+    memory,
+    prefetch,
+)
 
 FUNCTION, UNITS, CHUNK, AWAITED, AHEAD, AHEAD_BYTES, OPERANDS = range(7)
 """Places in a row of the table: address, units of work, units a chunk, units to wait for after it, what to fetch
@@ -114,6 +122,16 @@ def walk_operation(operands, begin, end):
 def close_operation(operands, begin, end):
     """state (2), sleep, microseconds (1 each)."""
     close(int64_1d(operands, 0), operands[2], operands[3])
+
+
+@operation
+def chain_operation(operands, begin, end):
+    """Address of rows of a table, their number and places (1 each): one after the other, whole, in this thread."""
+    places = operands[2]
+    for i in range(operands[1]):
+        address = operands[0] + 8 * places * i
+        row = carray(memory(address), (places,), np.int64)
+        call_operation(row[FUNCTION], address + 8 * OPERANDS, 0, row[UNITS])
 
 
 def _system_sleep() -> tuple[int, int]:

@@ -272,8 +272,9 @@ def test_no_two_rows_that_run_together_touch_the_same_memory(seed: int, single: 
     slots = table.storage.slots
     group: list[tuple[set[int], set[int]]] = []
     for row, waits in zip(table.rows, table._waits, strict=True):
-        named = {part for part in row.operands if isinstance(part, Buffer)}
-        named |= {part.buffer for part in row.operands if isinstance(part, Address)}
+        operands = [part for one in row.chain or (row,) for part in one.operands]
+        named = {part for part in operands if isinstance(part, Buffer)}
+        named |= {part.buffer for part in operands if isinstance(part, Address)}
         declared = {buffer for buffer in (*row.reads, *row.writes) if buffer.width}
         assert named == declared, f"{row.kernel.name} says what it touches"
         reads, writes = ({slots[buffer.name] for buffer in some} for some in (row.reads, row.writes))

@@ -14,7 +14,7 @@ from tinylm.kernels.attention import FIRST_LAYER
 from tinylm.kernels.matmul import packed_length
 from tinylm.kernels.rope import rope_table
 from tinylm.kernels.team import AHEAD, AHEAD_BYTES, AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
-from tinylm.lowering import Address, Live, Lowering, Operand, Row
+from tinylm.lowering import Address, Live, Lowering, Operand, Row, chained
 from tinylm.program import Buffer, Program
 from tinylm.step import Step
 
@@ -105,15 +105,27 @@ class _Table:
     """The rows as integers, and which of them depend on what."""
 
     def __init__(self, program: Program, single: bool, threads: int) -> None:
-        self.rows = Lowering(program, single).rows
+        rows = Lowering(program, single).rows
+        self.rows = chained(rows) if single else rows
         self.storage = _Storage(self.rows, program.output)
-        self.array = np.zeros((len(self.rows), PLACES), np.int64)
+        # the rows that the team walks, then those that stand in chains
+        self._every = [*self.rows, *(inner for row in self.rows for inner in row.chain)]
+        every = np.zeros((len(self._every), PLACES), np.int64)
+        self.array, self._flat, self._functions = (
+            every[: len(self.rows)],
+            every.reshape(-1),
+            every[:, FUNCTION],
+        )
         self._threads = threads
         self._live: dict[Live, list[int]] = {}
         self._addresses: list[tuple[int, Buffer]] = []
-        for i, row in enumerate(self.rows):
+        first = len(self.rows)
+        for i, row in enumerate(self._every):
             self._put(i, UNITS, row.units)
             place = OPERANDS
+            if row.chain:
+                every[i, place : place + 3] = every[first:].ctypes.data, len(row.chain), PLACES
+                first += len(row.chain)
             for operand in row.operands:
                 for part in _parts(operand):
                     self._put(i, place, part)
@@ -140,11 +152,11 @@ class _Table:
             self._addresses.append((row * PLACES + place, operand.buffer))
         else:
             assert isinstance(operand, int)
-            self.array[row, place] = operand
+            self._flat[row * PLACES + place] = operand
 
     def compile(self) -> None:
         """Compile, or load from the cache, every kernel of the table."""
-        self.array[:, FUNCTION] = [row.kernel.address for row in self.rows]
+        self._functions[:] = [row.kernel.address for row in self._every]
 
     def fill(self, facts: Facts) -> NDArray[np.int64]:
         """The table for a step of these facts. What interrupts it leaves nothing half filled."""
@@ -156,18 +168,17 @@ class _Table:
             raise
 
     def _fill(self, facts: Facts) -> NDArray[np.int64]:
-        flat = self.array.reshape(-1)
         if not self._filled:
             self.compile()
             self._filled = [None] * len(self._places)
         if self.storage.reserve(facts):
             for place, buffer in self._addresses:
-                flat[place] = self.storage.address(buffer)
+                self._flat[place] = self.storage.address(buffer)
         recount = False
         for i, (live, places, counts) in enumerate(self._places):
             value = live.value(facts)
             if self._filled[i] != value:
-                flat[places] = self._filled[i] = value
+                self._flat[places] = self._filled[i] = value
                 recount = recount or counts
         if recount:
             self._share()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from tinylm.formats import Matrix
 from tinylm.kernels import activation, attention, norm, rope, rows
 from tinylm.kernels.jit import Operation as Kernel
 from tinylm.kernels.operands import array_operands
+from tinylm.kernels.team import chain_operation
 from tinylm.program import Buffer, Operation, Program
 
 CHUNK_BYTES = 192 * 1024
@@ -18,6 +20,10 @@ CHUNK_BYTES = 192 * 1024
 
 CHUNK_ROWS = 64
 """Rows that a thread takes at a time in a step of several tokens: they stay in its cache meanwhile."""
+
+
+LIGHT = 16_384
+"""Numbers of a step of one token that one thread makes from others before a second thread could have helped."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,28 @@ class Row:
     most: int = 1 << 30
     weights: tuple[int, int] = (0, 0)
     """Address and bytes of the weights that a step of one token reads, for who waits before it."""
+    chain: tuple[Row, ...] = ()
+    """The rows that this one stands for, which one thread does in turn."""
+
+
+def _is_light(row: Row) -> bool:
+    """Whether a row of a step of one token takes a thread less time than to share it with others."""
+    heavy = row.weights[1] or row.kernel is attention.attention_operation
+    return not heavy and sum(buffer.width for buffer in row.writes) <= LIGHT
+
+
+def chained(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a step of one token, neighbours that are light put together in one."""
+    result: list[Row] = []
+    for light, group in groupby(rows, _is_light):
+        run = tuple(group)
+        if not light or len(run) == 1:
+            result += run
+            continue
+        reads = dict.fromkeys(buffer for row in run for buffer in row.reads)
+        writes = dict.fromkeys(buffer for row in run for buffer in row.writes)
+        result.append(Row(chain_operation, 1, [], tuple(reads), tuple(writes), chain=run))
+    return result
 
 
 class Lowering:

@@ -164,7 +164,9 @@ def test_a_format_that_is_none(checkpoint: Checkpoint) -> None:
             Weights(checkpoint, dtype)
 
 
-def test_the_same_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compared", [1 << 20, 3])
+def test_the_same_numbers(compared: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinylm.weights.COMPARED", compared)
     other = MATRIX.copy()
     other[-1, -1] += 1
     tensors = {**TENSORS, "again": TENSORS["f32"], "other": ("F32", other), "part": ("F32", MATRIX[:-1])}

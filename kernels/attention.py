@@ -1,44 +1,52 @@
 """Attention over a KV cache: softmax(q k^T / sqrt(Dh)) v, causal, grouped query heads, several sequences.
 
-The work is cut into *tasks*: up to LANES queries of one sequence that share a key/value head, against a range
-of positions. A query is a pair (token, head of the group); the queries of a task lie side by side in the
-lanes of the register tile, so each key and value is read once for all of them, and softmax runs over lanes.
-A task keeps a running maximum and sum (Milakov and Gimelshein 2018, arXiv:1805.02867), so its positions go by
-in blocks. Long contexts of few queries are split over positions; `combine` then joins the parts. The split is
-a function of the lengths alone: the result does not depend on the number of threads.
+The cache of a layer is blocks of BLOCK positions, each of them a record a key/value head: its keys in transposed
+strips, (BLOCK / STRIP, Dh, STRIP), then its values, (BLOCK, padded Dh). So keys meet registers full of positions,
+values registers full of columns, and a task reads memory from front to back.
+
+The work is cut into *tasks*: queries of one sequence that share a key/value head, against a range of positions. A
+query is a pair (token, head of the group). Up to FEW of them go through the tiles of `tile_attention.py`; more lie
+side by side in the lanes of the matrix tile. Each key and value is read once for all queries of a task. A task
+keeps a running maximum and sum (Milakov and Gimelshein 2018, arXiv:1805.02867), so its positions go by in blocks.
+Long contexts of few queries are split over positions; `combine` then joins the parts. The split is a function of
+the lengths alone: the result does not depend on the number of threads.
 """
 
 import numpy as np
 
 from tinylm.kernels.exponential import exp
 from tinylm.kernels.jit import carray, njit, operation, plain
+from tinylm.kernels.narrow_floats import BFLOAT16, FLOAT16, FLOAT32, narrow_at, size_of, widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
 from tinylm.kernels.simd import float_from_bits, memory, scratch
-from tinylm.kernels.softmax import LOWEST, softmax_block
+from tinylm.kernels.softmax import LOWEST, softmax_block, softmax_row
 from tinylm.kernels.tile import LANES, ROWS, tile
-from tinylm.kernels.tile_attention import CHUNK, QUERIES, score_rows, weigh_rows
+from tinylm.kernels.tile_attention import (
+    BLOCK,
+    MOST,
+    STEP,
+    STRIP,
+    score_1,
+    score_2,
+    score_3,
+    score_4,
+    weigh_1,
+    weigh_2,
+    weigh_3,
+    weigh_4,
+)
 
-TILE_ROWS = ROWS
-PADDING = 48
-"""A cache is this many positions longer than its capacity: the tiles read whole blocks, and beyond a row's end."""
+FEW = 4 * MOST
+"""Up to so many queries of a sequence are a task of few; more fill the lanes of the wide tile well enough."""
 
-BLOCK = 96
-"""Positions whose scores are held at a time."""
-
-SMALL = 2 * QUERIES
-"""Up to so many queries of a sequence are tasks of few; more fill the lanes of the wide tile well enough."""
-
-SPLIT = 4 * BLOCK
-"""Positions a task, where a step has few queries."""
+SPLIT, PARTS = 2 * BLOCK, 16
+"""Positions a task, where a step has few queries; more where that made more than so many parts."""
 
 SEQUENCE, ROW, FIRST, QUERIES_HERE, BEGIN, END, TASK_FIELDS = range(7)
 """A task: its sequence; that sequence's first row in the step; first query and their number; positions."""
 
 TILE_TASK, TILE_PARTS, TILE_ROW, TILE_FIRST, TILE_QUERIES, TILE_FIELDS = range(6)
 """A tile of queries: its first task and how many there are (parts); row, first query, number of queries."""
-
-CAPACITY, FIRST_LAYER = 0, 1
-"""A row of `caches`: the capacity of the sequence, then two addresses a layer, keys and values."""
 
 
 def attention_reference(q, keys, values, positions, scale):
@@ -67,11 +75,11 @@ def plan(starts, counts, lengths, group):
     few = sum(counts) * group <= 4 * LANES
     for sequence, (row, count, length) in enumerate(zip(starts, counts, lengths, strict=True)):
         queries = count * group
-        lanes = LANES if queries > SMALL else QUERIES
+        lanes = LANES if queries > FEW else FEW
         for first in range(0, queries, lanes):
             here = min(lanes, queries - first)
             end = length - count + (first + here - 1) // group + 1
-            step = SPLIT if few else end
+            step = max(SPLIT, BLOCK * -(-end // (BLOCK * PARTS))) if few else end
             parts = range(0, end, step)
             tiles.append((len(tasks), len(parts), row, first, here))
             tasks += [(sequence, row, first, here, begin, min(begin + step, end)) for begin in parts]
@@ -81,92 +89,146 @@ def plan(starts, counts, lengths, group):
 
 
 @plain
-def part_size(head_dim):
-    """float32 of a part: maxima and sums of each lane, then weighted values, (Dh, lanes) or (QUERIES, padded Dh)."""
-    return max(LANES * (2 + head_dim + TILE_ROWS), 2 * QUERIES + QUERIES * padded(head_dim))
+def padded(head_dim):
+    """The columns of a row of values: a head rounded up to whole registers."""
+    return -(-head_dim // STEP) * STEP
 
 
 @plain
-def padded(head_dim):
-    """A head rounded up to whole registers, for tasks of few queries."""
-    return -(-head_dim // CHUNK) * CHUNK
+def record_length(head_dim):
+    """Numbers of a record: the keys and values of one head at BLOCK positions."""
+    return BLOCK * (head_dim + padded(head_dim))
+
+
+@plain
+def part_size(head_dim):
+    """float32 of a part: maxima and sums of each query, then weighted values, (Dh, LANES) or (FEW, padded Dh)."""
+    return max(LANES * (2 + head_dim), FEW * (2 + padded(head_dim)))
 
 
 @njit
 def _multiply(left, row_stride, k_stride, rows, right, K, out):
-    """`rows` rows (rounded up to whole tiles) of a tile product; the left side by address, in bytes."""
+    """`rows` rows (rounded up to whole tiles) of a tile product; by address but for the right side, in bytes."""
     for row in range(0, rows, ROWS):
-        target = out.ctypes.data + 4 * row * LANES
-        tile(out, left + row * row_stride, row_stride, k_stride, right.ctypes.data, K, target)
+        target = out + 4 * row * LANES
+        tile(right, left + row * row_stride, row_stride, k_stride, right.ctypes.data, K, target)
 
 
 @njit
-def _attend_many(keys, values, stride, task, head_dim, packed, last, part, scores, product, shrink):
+def _attend_many(like, records, stride, task, head_dim, packed, last, part, shrink):
     """A task of many queries, which fill the lanes of the tile: part is (2 + Dh, LANES)."""
     highest, total, sums = part[0], part[1], part[2:]
+    size = padded(head_dim)
+    scores = float32_1d_at(scratch(4 * (BLOCK + ROWS) * LANES), (BLOCK + ROWS) * LANES)
+    product = float32_2d_at(scratch(4 * (head_dim + ROWS) * LANES), head_dim + ROWS, LANES)
+    wide = scratch(0 if size_of(like) == 4 else 4 * (BLOCK * size + LANES))
     for position in range(task[BEGIN], task[END], BLOCK):
         rows = min(BLOCK, task[END] - position)
-        here = stride * position
-        _multiply(keys + here, stride, 4, rows, packed, head_dim, scores)
+        keys = records + stride * (position // BLOCK)
+        left = widen_to(like, keys, wide, BLOCK * head_dim)
+        for strip in range(0, rows, STRIP):
+            out = scores.ctypes.data + 4 * LANES * strip
+            _multiply(
+                left + 4 * head_dim * strip, 4, 4 * STRIP, min(STRIP, rows - strip), packed, head_dim, out
+            )
         softmax_block(scores, position, rows, last, highest, total, shrink)
-        _multiply(values + here, 4, stride, head_dim, scores, rows, product)
+        left = widen_to(like, keys + size_of(like) * BLOCK * head_dim, wide, rows * size)
+        _multiply(left, 4, 4 * size, head_dim, scores, rows, product.ctypes.data)
         for d in range(head_dim):
             for lane in range(LANES):
                 sums[d, lane] = sums[d, lane] * shrink[lane] + product[d, lane]
 
 
 @njit
-def _attend_few(keys, values, stride, task, size, queries, last, part, scores, shrink):
-    """A task of few queries, (QUERIES, padded Dh): part is flat."""
-    highest, total, sums = part[:QUERIES], part[QUERIES : 2 * QUERIES], part[2 * QUERIES :]
-    for position in range(task[BEGIN], task[END], BLOCK):
-        rows = min(BLOCK, task[END] - position)
-        here = stride * position
-        score_rows(queries.ctypes.data, keys + here, stride, rows, size, scores.ctypes.data, values + here)
-        softmax_block(scores, position, rows, last, highest, total, shrink)
-        weigh_rows(
-            scores.ctypes.data, values + here, stride, rows, size, shrink.ctypes.data, sums.ctypes.data
-        )
+def _score(like, queries, left, stride, keys, K, out):
+    """The tile of so many queries."""
+    if queries == 4:
+        score_4(like, left, stride, keys, K, out)
+    elif queries == 3:
+        score_3(like, left, stride, keys, K, out)
+    elif queries == 2:
+        score_2(like, left, stride, keys, K, out)
+    else:
+        score_1(like, left, stride, keys, K, out)
 
 
 @njit
-def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts, begin, end):
+def _weigh(like, queries, weights, values, rows, size, shrink, sums):
+    """The tile of so many queries."""
+    if queries == 4:
+        weigh_4(like, weights, values, rows, size, shrink, sums)
+    elif queries == 3:
+        weigh_3(like, weights, values, rows, size, shrink, sums)
+    elif queries == 2:
+        weigh_2(like, weights, values, rows, size, shrink, sums)
+    else:
+        weigh_1(like, weights, values, rows, size, shrink, sums)
+
+
+@njit
+def _attend_few(like, records, stride, task, head_dim, packed, last, part, shrink):
+    """A task of few queries, packed (queries, Dh): part is maxima and sums (FEW,), then (queries, padded Dh)."""
+    size, queries = padded(head_dim), task[QUERIES_HERE]
+    highest, total, sums = part.ctypes.data, part.ctypes.data + 4 * FEW, part.ctypes.data + 8 * FEW
+    scores = scratch(4 * BLOCK * FEW)
+    for position in range(task[BEGIN], task[END], BLOCK):
+        rows = min(BLOCK, task[END] - position)
+        keys = records + stride * (position // BLOCK)
+        values = keys + size_of(like) * BLOCK * head_dim
+        for strip in range(0, rows, STRIP):
+            here = keys + size_of(like) * head_dim * strip
+            for first in range(0, queries, MOST):
+                left, out = packed.ctypes.data + 4 * head_dim * first, scores + 4 * (BLOCK * first + strip)
+                _score(like, min(MOST, queries - first), left, 4 * head_dim, here, head_dim, out)
+        for query in range(queries):
+            softmax_row(scores + 4 * BLOCK * query, last[query] + 1 - position, highest + 4 * query,
+                        total + 4 * query, shrink.ctypes.data + 4 * query)  # fmt: skip
+        for first in range(0, queries, MOST):
+            weights, factors = scores + 4 * BLOCK * first, shrink.ctypes.data + 4 * first
+            _weigh(
+                like,
+                min(MOST, queries - first),
+                weights,
+                values,
+                rows,
+                size,
+                factors,
+                sums + 4 * size * first,
+            )
+
+
+@njit
+def attention(like, q, positions, tasks, caches, layer, heads, head_dim, scale, parts, begin, end):
     """Units `begin` to `end` (a unit is a task of one of `heads` key/value heads) into `parts`.
 
-    q (T, H * Dh), already rotated; parts (units, part_size(Dh)) for `combine`; the other names as above.
+    q (T, H * Dh), already rotated; caches (sequences, layers) addresses of records of numbers such as `like`; parts
+    (units, part_size(Dh)) for `combine`; the other names as above.
     """
     group = q.shape[1] // (heads * head_dim)
-    stride, size = 4 * head_dim, padded(head_dim)
-    most = max(head_dim * LANES, size * QUERIES)
-    packed = float32_1d_at(scratch(4 * most), most)
-    scores = float32_1d_at(scratch(4 * (BLOCK + TILE_ROWS) * LANES), (BLOCK + TILE_ROWS) * LANES)
-    product = float32_2d_at(scratch(4 * (head_dim + TILE_ROWS) * LANES), head_dim + TILE_ROWS, LANES)
+    size = size_of(like) * record_length(head_dim)
+    packed = float32_1d_at(scratch(4 * head_dim * LANES), head_dim * LANES)
     last, shrink = (
         carray(memory(scratch(4 * LANES)), (LANES,), np.int32),
         float32_1d_at(scratch(4 * LANES), LANES),
     )
     for unit in range(begin, end):
         task, head, part = tasks[unit // heads], unit % heads, parts[unit]
-        cache = caches[task[SEQUENCE]]
-        offset = stride * head * (cache[CAPACITY] + PADDING)
-        keys, values = cache[FIRST_LAYER + 2 * layer] + offset, cache[FIRST_LAYER + 2 * layer + 1] + offset
-        few = task[QUERIES_HERE] <= QUERIES
-        lanes = QUERIES if few else LANES
-        for lane in range(lanes):
+        records, stride = caches[task[SEQUENCE], layer] + size * head, size * heads
+        few = task[QUERIES_HERE] <= FEW
+        lanes, used = (FEW, 2 * FEW + FEW * padded(head_dim)) if few else (LANES, (2 + head_dim) * LANES)
+        for lane in range(task[QUERIES_HERE] if few else LANES):
             query = task[FIRST] + min(lane, task[QUERIES_HERE] - 1)
             token, column = task[ROW] + query // group, (head * group + query % group) * head_dim
             last[lane] = positions[token]
             for d in range(head_dim):
-                packed[lane * size + d if few else d * lanes + lane] = q[token, column + d] * scale
+                packed[lane * head_dim + d if few else d * LANES + lane] = q[token, column + d] * scale
         part[:lanes] = LOWEST
-        part[lanes:] = np.float32(0)
+        part[lanes:used] = np.float32(0)
         if few:
-            for lane in range(lanes):
-                packed[lane * size + head_dim : (lane + 1) * size] = np.float32(0)
-            _attend_few(keys, values, stride, task, size, packed, last[:lanes], part, scores, shrink[:lanes])
+            _attend_few(like, records, stride, task, head_dim, packed, last, part, shrink)
         else:
             whole = float32_2d_at(part.ctypes.data, 2 + head_dim, LANES)
-            _attend_many(keys, values, stride, task, head_dim, packed, last, whole, scores, product, shrink)
+            _attend_many(like, records, stride, task, head_dim, packed, last, whole, shrink)
 
 
 @njit
@@ -176,8 +238,8 @@ def combine(tiles, heads, head_dim, parts, out, begin, end):
     size = padded(head_dim)
     for unit in range(begin, end):
         here, head = tiles[unit // heads], unit % heads
-        few = here[TILE_QUERIES] <= QUERIES
-        lanes = QUERIES if few else LANES
+        few = here[TILE_QUERIES] <= FEW
+        lanes = FEW if few else LANES
         first = here[TILE_TASK] * heads + head
         last = first + here[TILE_PARTS] * heads
         for lane in range(here[TILE_QUERIES]):
@@ -193,33 +255,38 @@ def combine(tiles, heads, head_dim, parts, out, begin, end):
             result[:] = np.float32(0)
             for part in range(first, last, heads):
                 weight = exp(parts[part, lane] - highest) / total
-                begin_of, step = (2 * lanes + lane * size, 1) if few else (2 * lanes + lane, lanes)
-                for d in range(head_dim):
-                    result[d] += weight * parts[part, begin_of + d * step]
+                if few:
+                    values = parts[part, 2 * lanes + lane * size : 2 * lanes + lane * size + head_dim]
+                    for d in range(head_dim):
+                        result[d] += weight * values[d]
+                else:
+                    for d in range(head_dim):
+                        result[d] += weight * parts[part, (2 + d) * lanes + lane]
 
 
 @njit
-def store(keys, values, positions, rows, caches, layer, heads, head_dim, begin, end):
+def store(like, keys, values, positions, rows, caches, layer, heads, head_dim, begin, end):
     """Keys and values (T, Hkv * Dh) of the tokens `begin` to `end` to their positions in the caches.
 
-    `rows` (T,) names the row of `caches` of each token; a cache is (Hkv, capacity + PADDING, Dh).
+    `rows` (T,) names the row of `caches` of each token.
     """
+    width = size_of(like)
+    size, columns = width * record_length(head_dim), padded(head_dim)
     for token in range(begin, end):
-        cache = caches[rows[token]]
-        length = cache[CAPACITY] + PADDING
-        shape = (heads, length, head_dim)
-        key_cache = carray(memory(cache[FIRST_LAYER + 2 * layer]), shape, np.float32)
-        value_cache = carray(memory(cache[FIRST_LAYER + 2 * layer + 1]), shape, np.float32)
+        block, place = positions[token] // BLOCK, positions[token] % BLOCK
         for head in range(heads):
+            record = caches[rows[token], layer] + size * (block * heads + head)
+            value = record + width * (BLOCK * head_dim + place * columns)
+            key = record + width * (place // STRIP * STRIP * head_dim + place % STRIP)
             for d in range(head_dim):
-                key_cache[head, positions[token], d] = keys[token, head * head_dim + d]
-                value_cache[head, positions[token], d] = values[token, head * head_dim + d]
+                narrow_at(like, keys[token, head * head_dim + d], key + width * STRIP * d)
+                narrow_at(like, values[token, head * head_dim + d], value + width * d)
 
 
-@operation
-def attention_operation(operands, begin, end):
-    """q (3), positions (2), tasks (3), caches (3), layer, heads, head_dim, scale (1 each), parts (3)."""
+@njit
+def _attention(like, operands, begin, end):
     attention(
+        like,
         float32_2d(operands, 0),
         int64_1d(operands, 3),
         int64_2d(operands, 5),
@@ -234,6 +301,13 @@ def attention_operation(operands, begin, end):
     )
 
 
+@njit
+def _store(like, operands, begin, end):
+    keys, values = float32_2d(operands, 0), float32_2d(operands, 3)
+    positions, rows, caches = int64_1d(operands, 6), int64_1d(operands, 8), int64_2d(operands, 10)
+    store(like, keys, values, positions, rows, caches, operands[13], operands[14], operands[15], begin, end)
+
+
 @operation
 def combine_operation(operands, begin, end):
     """tiles (3), heads, head_dim (1 each), parts (3), out (3)."""
@@ -242,8 +316,36 @@ def combine_operation(operands, begin, end):
 
 
 @operation
-def store_operation(operands, begin, end):
+def attention_float32_operation(operands, begin, end):
+    """q (3), positions (2), tasks (3), caches (3), layer, heads, head_dim, scale (1 each), parts (3)."""
+    _attention(FLOAT32, operands, begin, end)
+
+
+@operation
+def attention_bfloat16_operation(operands, begin, end):
+    """The same, of a cache in bfloat16."""
+    _attention(BFLOAT16, operands, begin, end)
+
+
+@operation
+def attention_float16_operation(operands, begin, end):
+    """The same, of a cache in float16."""
+    _attention(FLOAT16, operands, begin, end)
+
+
+@operation
+def store_float32_operation(operands, begin, end):
     """keys (3), values (3), positions (2), rows (2), caches (3), layer, heads, head_dim (1 each)."""
-    keys, values = float32_2d(operands, 0), float32_2d(operands, 3)
-    positions, rows, caches = int64_1d(operands, 6), int64_1d(operands, 8), int64_2d(operands, 10)
-    store(keys, values, positions, rows, caches, operands[13], operands[14], operands[15], begin, end)
+    _store(FLOAT32, operands, begin, end)
+
+
+@operation
+def store_bfloat16_operation(operands, begin, end):
+    """The same, in bfloat16."""
+    _store(BFLOAT16, operands, begin, end)
+
+
+@operation
+def store_float16_operation(operands, begin, end):
+    """The same, in float16."""
+    _store(FLOAT16, operands, begin, end)

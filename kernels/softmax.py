@@ -1,6 +1,7 @@
-"""The softmax of attention, over lanes: a running maximum and sum for every lane, block after block.
+"""The softmax of attention: a running maximum and sum for every query, block after block.
 
-Written for vector registers, as `tile.py`: scores of one position lie side by side, one lane a query.
+Written for vector registers, as `tile.py`: of many queries (`softmax_block`) the scores of one position lie side by
+side, a lane a query; of few (`softmax_row`), those of one query, a lane a position.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import numpy as np
 from llvmlite import ir
 
 from tinylm.kernels.exponential import COEFFICIENTS, LOG2_E, SMALLEST
-from tinylm.kernels.jit import intrinsic, njit, types
+from tinylm.kernels.jit import cgutils, intrinsic, njit, types
 from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
 from tinylm.kernels.tile import LANES, WIDTH
-from tinylm.kernels.tile_attention import QUERIES
+from tinylm.kernels.tile_attention import BLOCK
 from tinylm.kernels.vectors import loop, multiply_add, spread
 
 LOWEST = np.float32(-1e30)
@@ -65,71 +66,117 @@ class _Vectors:
         return builder.fmul(power, builder.bitcast(exponent, self.floats))
 
 
-def _make(lanes: int, width: int) -> Any:
-    """`softmax_block_reference` in place, by addresses; returns nothing."""
-    parts = range(lanes // width)
+@intrinsic
+def _softmax_lanes(
+    typingctx: Any, scores: Any, begin: Any, rows: Any, last: Any, highest: Any, total: Any, shrink: Any
+) -> Any:
+    """`softmax_block_reference` in place, by addresses, with LANES lanes."""
+    parts = range(LANES // WIDTH)
 
-    @intrinsic
-    def softmax(
-        typingctx: Any, scores: Any, begin: Any, rows: Any, last: Any, highest: Any, total: Any, shrink: Any
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            scores, begin, rows, last, highest, total, shrink = arguments
-            vectors = _Vectors(builder, width)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        scores, begin, rows, last, highest, total, shrink = arguments
+        vectors = _Vectors(builder, WIDTH)
 
-            def place(address: Any, part: int, of: Any) -> Any:
-                return pointer(builder, builder.add(address, INT64(4 * width * part)), of)
+        def place(address: Any, part: int, of: Any) -> Any:
+            return pointer(builder, builder.add(address, INT64(4 * WIDTH * part)), of)
 
-            def registers(address: Any, of: Any = vectors.floats) -> list[Any]:
-                return [builder.load(place(address, part, of), align=4) for part in parts]
+        def registers(address: Any, of: Any = vectors.floats) -> list[Any]:
+            return [builder.load(place(address, part, of), align=4) for part in parts]
 
-            def store(values: list[Any], address: Any) -> None:
-                for part, value in enumerate(values):
-                    builder.store(value, place(address, part, vectors.floats), align=4)
+        def store(values: list[Any], address: Any) -> None:
+            for part, value in enumerate(values):
+                builder.store(value, place(address, part, vectors.floats), align=4)
 
-            def row_address(row: Any) -> Any:
-                return builder.add(scores, builder.mul(row, INT64(4 * lanes)))
+        def row_address(row: Any) -> Any:
+            return builder.add(scores, builder.mul(row, INT64(4 * LANES)))
 
-            seen, old = registers(last, vectors.integers), registers(highest)
+        seen, old = registers(last, vectors.integers), registers(highest)
 
-            def mask_and_compare(row: Any, state: list[Any]) -> list[Any]:
-                position = spread(builder, builder.trunc(builder.add(begin, row), INT32), vectors.integers)
-                masked = []
-                for part, score in enumerate(registers(row_address(row))):
-                    visible = builder.icmp_signed("<=", position, seen[part])
-                    masked.append(builder.select(visible, score, vectors.number(LOWEST)))
-                store(masked, row_address(row))
-                return [vectors.larger(one, score) for one, score in zip(state, masked, strict=True)]
+        def mask_and_compare(row: Any, state: list[Any]) -> list[Any]:
+            position = spread(builder, builder.trunc(builder.add(begin, row), INT32), vectors.integers)
+            masked = []
+            for part, score in enumerate(registers(row_address(row))):
+                visible = builder.icmp_signed("<=", position, seen[part])
+                masked.append(builder.select(visible, score, vectors.number(LOWEST)))
+            store(masked, row_address(row))
+            return [vectors.larger(one, score) for one, score in zip(state, masked, strict=True)]
 
-            _, new = loop(builder, INT64(0), rows, 1, old, mask_and_compare)
-            factors = [vectors.exp(builder.fsub(one, two)) for one, two in zip(old, new, strict=True)]
-            sums = [builder.fmul(one, two) for one, two in zip(registers(total), factors, strict=True)]
+        _, new = loop(builder, INT64(0), rows, 1, old, mask_and_compare)
+        factors = [vectors.exp(builder.fsub(one, two)) for one, two in zip(old, new, strict=True)]
+        sums = [builder.fmul(one, two) for one, two in zip(registers(total), factors, strict=True)]
 
-            def weigh(row: Any, state: list[Any]) -> list[Any]:
-                pairs = zip(registers(row_address(row)), new, strict=True)
-                weights = [vectors.exp(builder.fsub(score, one)) for score, one in pairs]
-                store(weights, row_address(row))
-                return [builder.fadd(one, two) for one, two in zip(state, weights, strict=True)]
+        def weigh(row: Any, state: list[Any]) -> list[Any]:
+            pairs = zip(registers(row_address(row)), new, strict=True)
+            weights = [vectors.exp(builder.fsub(score, one)) for score, one in pairs]
+            store(weights, row_address(row))
+            return [builder.fadd(one, two) for one, two in zip(state, weights, strict=True)]
 
-            store(loop(builder, INT64(0), rows, 1, sums, weigh)[1], total)
-            store(new, highest)
-            store(factors, shrink)
-            return context.get_dummy_value()
+        store(loop(builder, INT64(0), rows, 1, sums, weigh)[1], total)
+        store(new, highest)
+        store(factors, shrink)
+        return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 7), generate
-
-    return softmax
-
-
-_wide = _make(LANES, WIDTH)
-_narrow = _make(QUERIES, QUERIES)
+    return types.void(*[types.int64] * 7), generate
 
 
 @njit
 def softmax_block(scores, begin, rows, last, highest, total, shrink):
-    """`softmax_block_reference` in place: scores (rows * lanes,), last int32, the others float32 (lanes,)."""
+    """`softmax_block_reference` in place: scores (rows * LANES,), last int32, the others float32 (LANES,)."""
     addresses = last.ctypes.data, highest.ctypes.data, total.ctypes.data, shrink.ctypes.data
-    if shrink.shape[0] == LANES:
-        _wide(scores.ctypes.data, begin, rows, *addresses)
-    else:
-        _narrow(scores.ctypes.data, begin, rows, *addresses)
+    _softmax_lanes(scores.ctypes.data, begin, rows, *addresses)
+
+
+@intrinsic
+def softmax_row(typingctx: Any, scores: Any, visible: Any, highest: Any, total: Any, shrink: Any) -> Any:
+    """`softmax_block_reference` of one query whose scores (BLOCK,) lie side by side, by addresses, in place.
+
+    The first `visible` of them count.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        scores, visible, highest, total, shrink = arguments
+        vectors = _Vectors(builder, WIDTH)
+        counted = ir.Constant(vectors.integers, list(range(WIDTH)))
+        limit = spread(builder, builder.trunc(visible, INT32), vectors.integers)
+
+        def place(index: Any) -> Any:
+            return pointer(builder, builder.add(scores, builder.mul(index, INT64(4))), vectors.floats)
+
+        def reduce(name: str, start: list[Any], value: Any) -> Any:
+            kind = ir.FunctionType(FLOAT, [one.type for one in start] + [vectors.floats])
+            function = cgutils.get_or_insert_function(
+                builder.module, kind, f"llvm.vector.reduce.{name}.v{WIDTH}f32"
+            )
+            return builder.call(function, [*start, value], fastmath=("reassoc",))
+
+        def number(address: Any) -> Any:
+            return builder.load(pointer(builder, address, FLOAT), align=4)
+
+        def mask_and_compare(index: Any, state: list[Any]) -> list[Any]:
+            position = builder.add(counted, spread(builder, builder.trunc(index, INT32), vectors.integers))
+            seen = builder.icmp_signed("<", position, limit)
+            score = builder.select(seen, builder.load(place(index), align=4), vectors.number(LOWEST))
+            builder.store(score, place(index), align=4)
+            return [vectors.larger(state[0], score)]
+
+        old = number(highest)
+        _, (found,) = loop(
+            builder, INT64(0), INT64(BLOCK), WIDTH, [spread(builder, old, vectors.floats)], mask_and_compare
+        )
+        new = spread(builder, reduce("fmax", [], found), vectors.floats)
+
+        def weigh(index: Any, state: list[Any]) -> list[Any]:
+            weight = vectors.exp(builder.fsub(builder.load(place(index), align=4), new))
+            builder.store(weight, place(index), align=4)
+            return [builder.fadd(state[0], weight)]
+
+        _, (sums,) = loop(builder, INT64(0), INT64(BLOCK), WIDTH, [vectors.number(0)], weigh)
+        factor = vectors.exp(builder.fsub(spread(builder, old, vectors.floats), new))
+        first = builder.extract_element(factor, INT32(0))
+        added = reduce("fadd", [ir.Constant(FLOAT, 0.0)], sums)
+        builder.store(builder.fadd(builder.fmul(number(total), first), added), pointer(builder, total, FLOAT))
+        builder.store(builder.extract_element(new, INT32(0)), pointer(builder, highest, FLOAT))
+        builder.store(first, pointer(builder, shrink, FLOAT))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate

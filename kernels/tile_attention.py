@@ -1,110 +1,146 @@
-"""The register tiles of attention for few queries: keys and values are read row by row, as memory likes it.
+"""The register tiles of attention for few queries: keys and values are read once, in the order of memory.
 
-Up to QUERIES queries meet each row at once; several rows side by side would save work and cost more in reading.
-Registers run along the head; a head that does not fill them is padded with zeros on the query's side, so rows
-are read a little beyond their end.
+Of a strip of positions the keys lie transposed, so that a register holds as many positions of one column and no
+sum is ever added up across a register; the values lie row by row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
-from tinylm.kernels.jit import cgutils, intrinsic, types
-from tinylm.kernels.simd import FLOAT, INT64, emit_prefetch, pointer
+from tinylm.kernels.jit import intrinsic, types
+from tinylm.kernels.narrow_floats import bytes_of, load_wide
+from tinylm.kernels.simd import FLOAT, INT64, pointer
 from tinylm.kernels.tile import WIDTH
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
-QUERIES = 4
+STRIP = 48
+"""Positions whose keys lie side by side: a multiple of the rows of every tile."""
 
-CHUNK = {16: 64, 8: 16, 4: 16}[WIDTH]
-"""Numbers of a head whose weighted sums are kept in registers at a time; heads are padded to a multiple."""
+BLOCK = 2 * STRIP
+"""Positions of a block of the cache, whose scores are held at a time."""
+
+MOST = 4
+"""Queries that a tile takes at most."""
+
+POSITIONS = {16: 3, 8: 3, 4: 6}[WIDTH]
+"""Registers of positions that meet each query: a strip, or as much of it as this CPU has registers for."""
+
+COLUMNS = {16: 4, 8: 2, 4: 4}[WIDTH]
+"""Registers of a head's columns whose weighted sums are kept at a time; what is left over goes in STEP."""
+
+STEP = 16
+"""Rows of values are padded to a multiple of this, on every CPU."""
 
 FLOATS = ir.VectorType(FLOAT, WIDTH)
 
 
-@intrinsic
-def score_rows(
-    typingctx: Any, queries: Any, keys: Any, key_stride: Any, rows: Any, size: Any, scores: Any, ahead: Any
-) -> Any:
-    """`(QUERIES, size), (rows, size) -> (rows, QUERIES)`, by addresses; the stride is in bytes.
+def _spread_at(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return spread(builder, load(builder, address, FLOAT), FLOATS)
 
-    `size` is a multiple of CHUNK. The rows at `ahead`, of the same stride, are fetched meanwhile: the values that
-    come next.
+
+def _sums(
+    builder: ir.IRBuilder, numbers: list[ir.Value], parts: list[ir.Value], totals: list[ir.Value]
+) -> list[ir.Value]:
+    """The totals, query by query and part by part, with the products added."""
+    pairs = [(number, part) for number in numbers for part in parts]
+    return [multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
+
+
+def _make_score(queries: int) -> Any:
+    """`score(like, queries, stride, keys, K, out)`: `(queries, K) @ (K, STRIP) -> (queries, STRIP)`, by addresses.
+
+    The stride of the queries is in bytes, that of the result BLOCK numbers; the keys are numbers such as `like`.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        queries, keys, key_stride, rows, size, scores, ahead = arguments
-        kind = ir.FunctionType(FLOAT, [FLOAT, FLOATS])
-        add_up = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{WIDTH}f32")
+    @intrinsic
+    def score(typingctx: Any, like: Any, left: Any, stride: Any, keys: Any, K: Any, out: Any) -> Any:
+        size = bytes_of(like)
 
-        def one_row(row: Any, state: list[Any]) -> list[Any]:
-            here, following = at(builder, keys, (key_stride, row)), at(builder, ahead, (key_stride, row))
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            _, left, stride, keys, K, out = arguments
 
-            def columns(column: Any, sums: list[Any]) -> list[Any]:
-                emit_prefetch(builder, at(builder, following, (column, 4)))
-                key = load(builder, at(builder, here, (column, 4)), FLOATS)
-                left = [at(builder, queries, (column, 4), (size, 4 * query)) for query in range(QUERIES)]
-                pairs = zip(left, sums, strict=True)
-                return [multiply_add(builder, load(builder, one, FLOATS), key, total) for one, total in pairs]
+            def some_positions(first: Any, state: list[Any]) -> list[Any]:
+                def column(k: Any, sums: list[Any]) -> list[Any]:
+                    row = at(builder, keys, (k, size * STRIP), (first, size))
+                    places = [at(builder, row, (size * WIDTH, part)) for part in range(POSITIONS)]
+                    parts = [load_wide(builder, place, like, WIDTH) for place in places]
+                    places = [at(builder, left, (stride, query), (k, 4)) for query in range(queries)]
+                    return _sums(builder, [_spread_at(builder, place) for place in places], parts, sums)
 
-            zeros = [ir.Constant(FLOATS, [0.0] * WIDTH)] * QUERIES
-            _, sums = loop(builder, INT64(0), size, WIDTH, zeros, columns)
-            for query, one in enumerate(sums):
-                total = builder.call(add_up, [ir.Constant(FLOAT, 0.0), one], fastmath=("reassoc",))
-                place = at(builder, scores, (row, 4 * QUERIES), (4, query))
-                builder.store(total, pointer(builder, place, FLOAT))
-            return state
+                zeros = [ir.Constant(FLOATS, [0.0] * WIDTH)] * (queries * POSITIONS)
+                _, sums = loop(builder, INT64(0), K, 1, zeros, column)
+                for i, total in enumerate(sums):
+                    query, part = divmod(i, POSITIONS)
+                    place = at(builder, out, (4 * BLOCK, query), (first, 4), (4 * WIDTH, part))
+                    builder.store(total, pointer(builder, place, FLOATS), align=4)
+                return state
 
-        loop(builder, INT64(0), rows, 1, [], one_row)
-        return context.get_dummy_value()
+            loop(builder, INT64(0), INT64(STRIP), POSITIONS * WIDTH, [], some_positions)
+            return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 7), generate
+        return types.void(like, *[types.int64] * 5), generate
+
+    return score
 
 
-@intrinsic
-def weigh_rows(
-    typingctx: Any, weights: Any, values: Any, value_stride: Any, rows: Any, size: Any, shrink: Any, sums: Any
-) -> Any:
-    """`(rows, QUERIES), (rows, size) -> (QUERIES, size)`: sums * shrink (QUERIES,) + weights.T @ values, in place."""
+def _make_weigh(queries: int) -> Any:
+    """`weigh(like, weights, values, rows, size, shrink, sums)`: sums = sums * shrink + weights @ values, in place.
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        weights, values, value_stride, rows, size, shrink, sums = arguments
-        every = [(query, part) for query in range(QUERIES) for part in range(CHUNK // WIDTH)]
+    By addresses: weights (queries, BLOCK), of which `rows` count; values (rows, size) such as `like`; shrink
+    (queries,); sums (queries, size). `size` is a multiple of STEP.
+    """
 
-        def spread_at(address: Any) -> Any:
-            return spread(builder, load(builder, address, FLOAT), FLOATS)
+    @intrinsic
+    def weigh(
+        typingctx: Any, like: Any, weights: Any, values: Any, rows: Any, size: Any, shrink: Any, sums: Any
+    ) -> Any:
+        width = bytes_of(like)
 
-        def chunk(column: Any, state: list[Any]) -> list[Any]:
-            places, held = [], []
-            for query, part in every:
-                address = at(builder, sums, (size, 4 * query), (column, 4), (4 * WIDTH, part))
-                factor = spread_at(at(builder, shrink, (4, query)))
-                places.append(pointer(builder, address, FLOATS))
-                held.append(builder.fmul(load(builder, address, FLOATS), factor))
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            _, weights, values, rows, size, shrink, sums = arguments
 
-            def one_row(row: Any, totals: list[Any]) -> list[Any]:
-                here = at(builder, values, (value_stride, row), (column, 4))
-                value = [
-                    load(builder, at(builder, here, (4 * WIDTH, part)), FLOATS)
-                    for part in range(CHUNK // WIDTH)
-                ]
-                weight = [
-                    spread_at(at(builder, weights, (row, 4 * QUERIES), (4, query)))
-                    for query in range(QUERIES)
-                ]
-                return [
-                    multiply_add(builder, weight[query], value[part], total)
-                    for (query, part), total in zip(every, totals, strict=True)
-                ]
+            def columns(parts: int) -> Callable[[Any, list[Any]], list[Any]]:
+                def some_columns(column: Any, state: list[Any]) -> list[Any]:
+                    places, held = [], []
+                    for query in range(queries):
+                        factor = _spread_at(builder, at(builder, shrink, (4, query)))
+                        for part in range(parts):
+                            place = at(builder, sums, (size, 4 * query), (column, 4), (4 * WIDTH, part))
+                            places.append(pointer(builder, place, FLOATS))
+                            held.append(builder.fmul(load(builder, place, FLOATS), factor))
 
-            _, totals = loop(builder, INT64(0), rows, 1, held, one_row)
-            for place, total in zip(places, totals, strict=True):
-                builder.store(total, place, align=4)
-            return state
+                    def one_row(row: Any, totals: list[Any]) -> list[Any]:
+                        here = at(builder, values, (builder.add(builder.mul(row, size), column), width))
+                        there = [at(builder, here, (width * WIDTH, part)) for part in range(parts)]
+                        numbers = [
+                            at(builder, weights, (4 * BLOCK, query), (row, 4)) for query in range(queries)
+                        ]
+                        return _sums(
+                            builder,
+                            [_spread_at(builder, place) for place in numbers],
+                            [load_wide(builder, place, like, WIDTH) for place in there],
+                            totals,
+                        )
 
-        loop(builder, INT64(0), size, CHUNK, [], chunk)
-        return context.get_dummy_value()
+                    _, totals = loop(builder, INT64(0), rows, 1, held, one_row)
+                    for place, total in zip(places, totals, strict=True):
+                        builder.store(total, place, align=4)
+                    return state
 
-    return types.void(*[types.int64] * 7), generate
+                return some_columns
+
+            column, _ = loop(builder, INT64(0), size, COLUMNS * WIDTH, [], columns(COLUMNS))
+            loop(builder, column, size, STEP, [], columns(STEP // WIDTH))
+            return context.get_dummy_value()
+
+        return types.void(like, *[types.int64] * 6), generate
+
+    return weigh
+
+
+score_1, score_2, score_3, score_4 = (_make_score(queries) for queries in range(1, MOST + 1))
+weigh_1, weigh_2, weigh_3, weigh_4 = (_make_weigh(queries) for queries in range(1, MOST + 1))

@@ -6,55 +6,69 @@ import numpy as np
 import pytest
 
 from tinylm.cache import KeyValueCache
-from tinylm.kernels.attention import CAPACITY, FIRST_LAYER, PADDING
+from tinylm.errors import ParameterError
+from tinylm.formats.key_values import KV_DTYPES, key_value_format, position_bytes
+from tinylm.kernels.tile_attention import BLOCK
 
 LAYERS, HEADS, HEAD_DIM = 3, 2, 5
 
+EXACT = {"float32": 0, "bfloat16": 2**-8, "float16": 2**-11, "int8": 1 / 100}
+"""How far a number may be from what was stored, relative to the largest of its head."""
 
-def filled(used: int) -> tuple[KeyValueCache, list[np.ndarray]]:
+Held = list[tuple[np.ndarray, np.ndarray]]
+
+
+def filled(used: int, name: str = "float32") -> tuple[KeyValueCache, Held]:
     """A cache of so many positions, and what they hold."""
-    cache = KeyValueCache(LAYERS, HEADS, HEAD_DIM)
+    cache = KeyValueCache(LAYERS, HEADS, HEAD_DIM, key_value_format(name))
     cache.reserve(used, 0)
     random = np.random.default_rng(used)
     held = []
-    for array in (*cache.keys, *cache.values):
-        array[:, :used] = random.standard_normal((HEADS, used, HEAD_DIM))
-        held.append(array[:, :used].copy())
+    for layer in range(LAYERS):
+        keys, values = random.standard_normal((2, used, HEADS, HEAD_DIM), np.float32)
+        cache.write(layer, np.arange(used), keys, values)
+        held.append((keys, values))
     return cache, held
 
 
-def check(cache: KeyValueCache, held: list[np.ndarray], used: int) -> None:
-    for array, expected in zip((*cache.keys, *cache.values), held, strict=True):
-        assert array.shape == (HEADS, cache.capacity + PADDING, HEAD_DIM)
-        assert array.flags.c_contiguous
-        np.testing.assert_array_equal(array[:, :used], expected[:, :used])
+def check(cache: KeyValueCache, held: Held, used: int) -> None:
+    bound = EXACT[cache.format.name]
+    for layer, expected in enumerate(held):
+        assert cache.records[layer].flags.c_contiguous
+        assert cache.records[layer].ctypes.data % 64 == 0
+        assert cache.records[layer].shape[0] * BLOCK == cache.capacity
+        for found, one in zip(cache.read(layer, used), expected, strict=True):
+            assert found.shape == (used, HEADS, HEAD_DIM)
+            largest = np.abs(one[:used]).max(axis=-1, keepdims=True)
+            assert (np.abs(found - one[:used]) <= bound * largest).all()
 
 
-def test_it_grows_by_need_and_keeps_what_it_holds() -> None:
-    cache, held = filled(50)
+@pytest.mark.parametrize("name", KV_DTYPES)
+def test_it_grows_by_need_and_keeps_what_it_holds(name: str) -> None:
+    cache, held = filled(50, name)
     check(cache, held, 50)
-    assert 50 <= cache.capacity < 128
+    assert 50 <= cache.capacity <= 50 + BLOCK
     before = cache.nbytes
     cache.reserve(cache.capacity, 50)
-    assert cache.nbytes == before, "there is room already"
+    assert cache.nbytes == before == cache.room_bytes(50), "there is room already"
     cache.reserve(400, 50)
-    assert 400 <= cache.capacity < 500
+    assert 400 <= cache.capacity <= 400 + BLOCK
     check(cache, held, 50)
     cache.reserve(1000, 20)
     check(cache, held, 20)
-    assert np.isfinite(cache.keys[0]).all()
+    for layer in range(LAYERS):
+        assert np.isfinite(cache.read(layer, cache.capacity)).all()
 
 
 def test_the_kernels_are_told_where_it_lies() -> None:
     cache, _ = filled(70)
-    row = cache.row()
-    assert row[CAPACITY] == cache.capacity
-    places = [[cache.keys[layer].ctypes.data, cache.values[layer].ctypes.data] for layer in range(LAYERS)]
-    assert row[FIRST_LAYER:] == [address for pair in places for address in pair]
+    assert cache.row() == [records.ctypes.data for records in cache.records]
+    cache.reserve(500, 70)
+    assert cache.row() == [records.ctypes.data for records in cache.records]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-@pytest.mark.parametrize("calls", range(2 * LAYERS))
+@pytest.mark.parametrize("calls", range(LAYERS))
 @pytest.mark.parametrize("then", [60, 200, 900])
 def test_what_interrupts_its_growth_loses_nothing(
     error: type[BaseException], calls: int, then: int, monkeypatch: pytest.MonkeyPatch
@@ -62,11 +76,11 @@ def test_what_interrupts_its_growth_loses_nothing(
     cache, held = filled(50)
     true, left = cache._room, [calls]
 
-    def fail(capacity: int) -> np.ndarray:
+    def fail(blocks: int) -> np.ndarray:
         if not left[0]:
             raise error
         left[0] -= 1
-        return true(capacity)
+        return true(blocks)
 
     with monkeypatch.context() as patch:
         patch.setattr(cache, "_room", fail)
@@ -77,11 +91,22 @@ def test_what_interrupts_its_growth_loses_nothing(
     check(cache, held, 50)
 
 
-def test_a_copy_shares_nothing() -> None:
-    cache, held = filled(50)
-    copy = KeyValueCache(LAYERS, HEADS, HEAD_DIM)
-    copy.copy_from(cache, 30)
-    check(copy, held, 30)
-    copy.keys[0][:] = 7
-    check(cache, held, 50)
+@pytest.mark.parametrize("name", KV_DTYPES)
+def test_a_copy_shares_nothing(name: str) -> None:
+    cache, held = filled(150, name)
+    copy = KeyValueCache(LAYERS, HEADS, HEAD_DIM, cache.format)
+    copy.copy_from(cache, 100)
+    check(copy, held, 100)
+    copy.records[0][:] = 7
+    check(cache, held, 150)
     assert copy.capacity <= cache.capacity
+
+
+def test_a_position_takes_what_its_numbers_take() -> None:
+    assert position_bytes("float32", 30, 3, 64) == 2 * 4 * 30 * 3 * 64
+    assert position_bytes("bfloat16", 30, 3, 64) == 2 * 2 * 30 * 3 * 64
+
+
+def test_an_unknown_format_is_told_by_name() -> None:
+    with pytest.raises(ParameterError, match="kv_dtype 'int4': expected one of float32, bfloat16"):
+        key_value_format("int4")

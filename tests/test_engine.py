@@ -182,10 +182,10 @@ def test_a_fork_has_its_room_from_the_beginning(
     trunk = engine.new_sequence()
     engine.prefill(trunk, text[:70])
     branch = engine.fork(trunk, room=300)
-    place = branch.cache.keys[0].ctypes.data
+    place = branch.cache.row()[0]
     assert 300 <= branch.cache.capacity < CONTEXT
     assert_close(engine.prefill(branch, text[70:300]), expected[299])
-    assert branch.cache.keys[0].ctypes.data == place
+    assert branch.cache.row()[0] == place
     assert engine.fork(trunk).cache.capacity < 300
     assert engine.fork(trunk, room=10**9).cache.capacity < 2 * CONTEXT
     assert_close(engine.decode([engine.fork(trunk, room=1)], [text[70]])[0], expected[70])
@@ -231,10 +231,10 @@ def test_room_may_be_made_beforehand(engine: Engine, text: list[int], expected: 
     sequence = engine.new_sequence()
     engine.prefill(sequence, text[:10])
     engine.reserve(sequence, 10**9)
-    place = sequence.cache.keys[0].ctypes.data
+    place = sequence.cache.row()[0]
     assert sequence.cache.capacity < 2 * CONTEXT
     assert_close(engine.prefill(sequence, text[10:400]), expected[399])
-    assert sequence.cache.keys[0].ctypes.data == place
+    assert sequence.cache.row()[0] == place
 
 
 def test_a_result_is_the_callers(engine: Engine, text: list[int]) -> None:

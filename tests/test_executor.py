@@ -17,6 +17,7 @@ from tinylm.formats import Matrix
 from tinylm.formats.bfloat16 import BFloat16Matrix, narrow
 from tinylm.formats.float32 import Float32Matrix
 from tinylm.formats.int8 import quantize
+from tinylm.formats.key_values import KV_DTYPES, KeyValueFormat, key_value_format
 from tinylm.kernels.rope import frequencies
 from tinylm.kernels.team import AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
 from tinylm.lowering import Address, Lowering
@@ -129,15 +130,21 @@ STEPS: dict[str, list[tuple[int, int]]] = {
 """For each sequence: positions before the step, tokens in it."""
 
 
-def step_of(program: Program, sequences: list[tuple[int, int]], logits: Any = "all") -> Step:
+def step_of(
+    program: Program,
+    sequences: list[tuple[int, int]],
+    logits: Any = "all",
+    kv_format: KeyValueFormat | None = None,
+) -> Step:
     """A step whose caches hold random keys and values before it; the same ones every time."""
     random = np.random.default_rng(5)
     parts = []
     for used, count in sequences:
-        cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim)
+        cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim, kv_format)
         cache.reserve(used + count, 0)
-        for array in (*cache.keys, *cache.values):
-            array[:, :used] = random.standard_normal(array[:, :used].shape)
+        shape = (used, program.key_value_heads, program.head_dim)
+        for layer in range(program.layers):
+            cache.write(layer, np.arange(used), *random.standard_normal((2, *shape), np.float32))
         parts.append((cache, used, random.integers(0, V, count)))
     return make_step(parts, program.heads // program.key_value_heads, logits)
 
@@ -181,8 +188,24 @@ def test_logits_and_caches_are_those_of_the_reference(seed: int, format: str) ->
         share = 1e-5 if format != "int8" else 2e-3 if len(step.ids) < 32 else 0.1
         assert np.abs(found - expected).max() < share * np.abs(expected).max()
         for mine, theirs in zip(step.caches, other.caches, strict=True):
-            for one, two in zip((*mine.keys, *mine.values), (*theirs.keys, *theirs.values), strict=True):
-                np.testing.assert_allclose(one, two, atol=10 * share)
+            for layer in range(program.layers):
+                held = mine.read(layer, mine.capacity), theirs.read(layer, theirs.capacity)
+                for one, two in zip(*held, strict=True):
+                    np.testing.assert_allclose(one, two, atol=10 * share)
+
+
+@pytest.mark.parametrize("name", KV_DTYPES)
+@pytest.mark.parametrize("seed", range(6))
+def test_keys_and_values_are_rounded_as_the_reference_does(seed: int, name: str) -> None:
+    program = Maker(seed).program()
+    kv_format = key_value_format(name)
+    executor = Executor(program, Team(2), kv_format)
+    for sequences in STEPS.values():
+        step, other = (step_of(program, sequences, kv_format=kv_format) for _ in range(2))
+        expected, found = run_reference(program, other)["logits"], executor.run(step)
+        # a last bit of a key may fall on the other side of a tie, in the layers after the first
+        share = {"float32": 1e-5, "bfloat16": 2e-3, "float16": 3e-4, "int8": 1e-2}[name]
+        assert np.abs(found - expected).max() < share * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("logits", ["all", "last", [0], [4, 2, 2]], ids=str)
@@ -268,7 +291,7 @@ def test_any_order_that_the_waits_allow_gives_the_same_bits(
 @pytest.mark.parametrize("seed", range(40))
 def test_no_two_rows_that_run_together_touch_the_same_memory(seed: int, single: bool) -> None:
     program = Maker(seed, FORMATS[seed % 3]).program()
-    table = executor_module._Table(program, single, 4)
+    table = executor_module._Table(program, single, 4, key_value_format("float32"))
     slots = table.storage.slots
     group: list[tuple[set[int], set[int]]] = []
     for row, waits in zip(table.rows, table._waits, strict=True):

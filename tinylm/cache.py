@@ -5,29 +5,39 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tinylm.kernels.attention import FIRST_LAYER, PADDING
+from tinylm.formats.key_values import Floats, KeyValueFormat, Records, key_value_format
+from tinylm.kernels.tile_attention import BLOCK
 
-GROWTH = 64
-"""Capacities are multiples of this, so that an answer does not move its cache at every token."""
+ALIGNMENT = 64
+"""Bytes: records begin at a cache line."""
+
+SPARE = 64
+"""Bytes behind the last record, which the tiles may read."""
 
 
 class KeyValueCache:
-    """Keys and values of one sequence, (Hkv, capacity + PADDING, Dh) float32 for each layer.
+    """Keys and values of one sequence: records (blocks, Hkv, bytes) for each layer, in one of KV_DTYPES.
 
-    It grows to what is asked for, layer by layer, so that only one layer is held twice meanwhile.
+    A block is BLOCK positions. The cache grows to what is asked for, layer by layer, so that only one layer is held
+    twice meanwhile.
     """
 
-    def __init__(self, layers: int, key_value_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, layers: int, key_value_heads: int, head_dim: int, kv_format: KeyValueFormat | None = None
+    ) -> None:
+        self.format = kv_format or key_value_format("float32")
         self.capacity = 0
-        self._shape = (key_value_heads, head_dim)
-        self.keys = [self._room(0) for _ in range(layers)]
-        self.values = [self._room(0) for _ in range(layers)]
+        self._heads, self._head_dim = key_value_heads, head_dim
+        self.records = [self._room(0) for _ in range(layers)]
         self._row: list[int] = []
 
-    def _room(self, capacity: int) -> NDArray[np.float32]:
-        heads, head_dim = self._shape
+    def _room(self, blocks: int) -> Records:
+        shape = (blocks, self._heads, self.format.record_bytes(self._head_dim))
+        size = int(np.prod(shape))
         # zeros, not empty: the tiles read past the last position, and what they read there must be numbers
-        return np.zeros((heads, capacity + PADDING, head_dim), np.float32)
+        room = np.zeros(size + ALIGNMENT + SPARE, np.uint8)
+        begin = -room.ctypes.data % ALIGNMENT
+        return room[begin : begin + size].reshape(shape)
 
     def reserve(self, capacity: int, used: int) -> None:
         """Make room for `capacity` positions; the first `used` keep what they hold.
@@ -36,34 +46,43 @@ class KeyValueCache:
         """
         if capacity <= self.capacity:
             return
-        capacity = -(-capacity // GROWTH) * GROWTH
+        blocks, kept = -(-capacity // BLOCK), -(-used // BLOCK)
         self.capacity = 0
         self._row = []
-        for arrays in (self.keys, self.values):
-            for layer, old in enumerate(arrays):
-                new = self._room(capacity)
-                new[:, :used] = old[:, :used]
-                arrays[layer] = new
-        self.capacity = capacity
+        for layer, old in enumerate(self.records):
+            new = self._room(blocks)
+            new[:kept] = old[:kept]
+            self.records[layer] = new
+        self.capacity = blocks * BLOCK
 
     def copy_from(self, other: KeyValueCache, used: int) -> None:
         """Take over the first `used` positions of another cache of the same model."""
         self.reserve(used, 0)
-        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            for layer, array in enumerate(theirs):
-                mine[layer][:, :used] = array[:, :used]
+        blocks = -(-used // BLOCK)
+        for mine, theirs in zip(self.records, other.records, strict=True):
+            mine[:blocks] = theirs[:blocks]
+
+    def write(self, layer: int, positions: NDArray[np.int64], keys: Floats, values: Floats) -> None:
+        """Store keys and values (T, Hkv, Dh) at their positions, in NumPy."""
+        self.format.write(self.records[layer], positions, keys, values)
+
+    def read(self, layer: int, length: int) -> tuple[Floats, Floats]:
+        """The keys and values (length, Hkv, Dh) of the first positions, as they were rounded."""
+        keys, values = self.format.read(self.records[layer], self._head_dim)
+        return keys[:length], values[:length]
 
     def row(self) -> list[int]:
-        """The row of `caches` that the attention kernels read: capacity, then addresses layer by layer."""
+        """The row of `caches` that the attention kernels read: addresses layer by layer."""
         if not self._row:
-            row = [0] * (FIRST_LAYER + 2 * len(self.keys))
-            row[0] = self.capacity
-            row[FIRST_LAYER::2] = [array.ctypes.data for array in self.keys]
-            row[FIRST_LAYER + 1 :: 2] = [array.ctypes.data for array in self.values]
-            self._row = row
+            self._row = [records.ctypes.data for records in self.records]
         return self._row
+
+    def room_bytes(self, length: int) -> int:
+        """Bytes that a cache of these shapes holds with room for so many positions."""
+        blocks = -(-length // BLOCK)
+        return len(self.records) * blocks * self._heads * self.format.record_bytes(self._head_dim)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(array.nbytes for array in (*self.keys, *self.values))
+        return sum(records.nbytes for records in self.records)

@@ -16,6 +16,7 @@ from tinylm.cache import KeyValueCache
 from tinylm.checkpoint import Checkpoint
 from tinylm.errors import ContextError, ParameterError
 from tinylm.executor import Executor
+from tinylm.formats.key_values import key_value_format
 from tinylm.kernels.team import Team
 from tinylm.models import load_program
 from tinylm.program import Program
@@ -62,11 +63,18 @@ class Engine:
     vocab_size, context_length: V and the largest number of positions; threads: the size of the team.
     """
 
-    def __init__(self, program: Program, context_length: int, threads: int | Team | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        context_length: int,
+        threads: int | Team | None = None,
+        kv_dtype: str = "float32",
+    ) -> None:
         self.program = program
         self.context_length = context_length
         self.vocab_size = program.vocab_size
-        self.executor = Executor(program, _team(threads))
+        self.kv_dtype = kv_dtype
+        self.executor = Executor(program, _team(threads), key_value_format(kv_dtype))
         self._group = program.heads // program.key_value_heads
         self._lock = threading.Lock()
 
@@ -76,6 +84,7 @@ class Engine:
         folder: str | Path | Checkpoint,
         *,
         dtype: str = "auto",
+        kv_dtype: str = "float32",
         threads: int | None = None,
         architecture: str | None = None,
         tensor_names: TensorNames | None = None,
@@ -87,7 +96,7 @@ class Engine:
         checkpoint = folder if isinstance(folder, Checkpoint) else Checkpoint(folder)
         team = _team(threads)
         program, context_length = load_program(checkpoint, dtype, architecture, tensor_names, team)
-        return cls(program, context_length, team)
+        return cls(program, context_length, team, kv_dtype)
 
     @property
     def threads(self) -> int:
@@ -101,8 +110,8 @@ class Engine:
 
     def new_sequence(self) -> Sequence:
         """An empty sequence."""
-        program = self.program
-        return Sequence(KeyValueCache(program.layers, program.key_value_heads, program.head_dim))
+        program, kv_format = self.program, self.executor.kv_format
+        return Sequence(KeyValueCache(program.layers, program.key_value_heads, program.head_dim, kv_format))
 
     def fork(self, sequence: Sequence, room: int = 0) -> Sequence:
         """A copy that shares nothing, with room for `room` positions, so that it need not move to grow."""

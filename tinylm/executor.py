@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tinylm.kernels.attention import FIRST_LAYER
+from tinylm.formats.key_values import KeyValueFormat, key_value_format
 from tinylm.kernels.matmul import packed_length
 from tinylm.kernels.rope import rope_table
 from tinylm.kernels.team import AHEAD, AHEAD_BYTES, AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
@@ -104,8 +104,8 @@ def _parts(operand: Operand) -> tuple[Operand, ...]:
 class _Table:
     """The rows as integers, and which of them depend on what."""
 
-    def __init__(self, program: Program, single: bool, threads: int) -> None:
-        rows = Lowering(program, single).rows
+    def __init__(self, program: Program, single: bool, threads: int, kv_format: KeyValueFormat) -> None:
+        rows = Lowering(program, single, kv_format).rows
         self.rows = chained(rows) if single else rows
         self.storage = _Storage(self.rows, program.output)
         # the rows that the team walks, then those that stand in chains
@@ -216,10 +216,13 @@ def _waits(rows: list[Row], slots: dict[str, int]) -> NDArray[np.bool_]:
 class Executor:
     """Runs a program on a team of threads. One caller at a time; the engine sees to that."""
 
-    def __init__(self, program: Program, team: Team) -> None:
+    def __init__(self, program: Program, team: Team, kv_format: KeyValueFormat | None = None) -> None:
         self.program = program
         self.team = team
-        self._tables = [_Table(program, single, self.team.threads) for single in (False, True)]
+        self.kv_format = kv_format or key_value_format("float32")
+        self._tables = [
+            _Table(program, single, self.team.threads, self.kv_format) for single in (False, True)
+        ]
         self._rope = np.zeros((0, 2 * len(program.inverse_frequencies)), np.float32)
 
     def compile(self) -> None:
@@ -232,7 +235,7 @@ class Executor:
         program = self.program
         self._reserve_positions(int(step.positions.max()) + 1)
         caches = np.array([cache.row() for cache in step.caches], np.int64)
-        assert caches.shape[1] == FIRST_LAYER + 2 * program.layers
+        assert all(cache.format is self.kv_format for cache in step.caches)
         facts = {
             "T": len(step.ids),
             "L": len(step.chosen),

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tinylm.cache import KeyValueCache
 from tinylm.checkpoint import Checkpoint, read_json_object
 from tinylm.errors import TinylmError
 from tinylm.formats.int8 import stored_shapes
@@ -140,12 +141,12 @@ def memory(program: Program, context: int, stored: str) -> dict[str, Any]:
         "bfloat16": sum(2 * N * K for N, K in shapes) + vectors,
         "int8": sum(math.prod(numbers) + 2 * math.prod(scales) for numbers, scales in int8) + vectors,
     }
-    a_position = 2 * 4 * program.layers * program.key_value_heads * program.head_dim
+    cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim)
     lengths = sorted({*(length for length in CONTEXTS if length < context), context})
     return {
         "as stored": stored,
         "weights": weights,
-        "keys and values": {str(length): length * a_position for length in lengths},
+        "keys and values": {str(length): cache.room_bytes(length) for length in lengths},
     }
 
 

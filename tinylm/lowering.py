@@ -9,6 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from tinylm.formats import Matrix
+from tinylm.formats.key_values import KeyValueFormat
 from tinylm.kernels import activation, attention, norm, rope, rows
 from tinylm.kernels.jit import Operation as Kernel
 from tinylm.kernels.operands import array_operands
@@ -76,7 +77,7 @@ class Row:
 
 def _is_light(row: Row) -> bool:
     """Whether a row of a step of one token takes a thread less time than to share it with others."""
-    heavy = row.weights[1] or row.kernel is attention.attention_operation
+    heavy = row.weights[1] or any(buffer.rows == "parts" for buffer in row.writes)
     return not heavy and sum(buffer.width for buffer in row.writes) <= LIGHT
 
 
@@ -97,8 +98,8 @@ def chained(rows: Sequence[Row]) -> list[Row]:
 class Lowering:
     """The rows of a program, for steps of one token (`single`) or of several."""
 
-    def __init__(self, program: Program, single: bool) -> None:
-        self.program, self.single = program, single
+    def __init__(self, program: Program, single: bool, kv_format: KeyValueFormat) -> None:
+        self.program, self.single, self.kv_format = program, single, kv_format
         self.rows: list[Row] = []
         self.packed: dict[tuple[str, str], Buffer] = {}
         for operation in program.operations:
@@ -203,7 +204,7 @@ class Lowering:
         program, layer, out = self.program, int(operation.numbers["layer"]), operation.output
         heads, head_dim = program.key_value_heads, program.head_dim
         q, k, v = operation.inputs
-        caches: list[Operand] = [Live("caches"), Live("sequences"), 1 + 2 * program.layers]
+        caches: list[Operand] = [Live("caches"), Live("sequences"), program.layers]
         stored = Buffer(f"cache {layer}", "none", 0)
         operands: list[Operand] = [
             k,
@@ -217,13 +218,11 @@ class Lowering:
             heads,
             head_dim,
         ]
-        self._row(attention.store_operation, Live("T"), operands, (k, v), stored)
+        self._row(self.kv_format.store, Live("T"), operands, (k, v), stored)
         parts = Buffer(f"{out.name}.parts", "parts", attention.part_size(head_dim))
         operands = [q, Live("positions"), Live("T"), Live("tasks"), Live("task count"), attention.TASK_FIELDS]
         operands += [*caches, layer, heads, head_dim, float_bits(head_dim**-0.5), parts]
-        self._row(
-            attention.attention_operation, Live("task count", heads), operands, (q, stored), parts, most=1
-        )
+        self._row(self.kv_format.attention, Live("task count", heads), operands, (q, stored), parts, most=1)
         operands = [Live("tiles"), Live("tile count"), attention.TILE_FIELDS, heads, head_dim, parts, out]
         self._row(attention.combine_operation, Live("tile count", heads), operands, (parts,), out)
 

@@ -101,24 +101,18 @@ def _attention(program: Program, operation: Operation, inputs: list[Any], step: 
     for cache, count in zip(step.caches, step.counts, strict=True):
         here = slice(begin, begin + count)
         positions = step.positions[here]
-        for stored, new in ((cache.keys[layer], k), (cache.values[layer], v)):
-            stored[:, positions] = new[here].reshape(count, -1, program.head_dim).swapaxes(0, 1)
-        length = int(positions[-1]) + 1
-        z, pattern = attention_reference(
-            q[here].reshape(count, -1, program.head_dim),
-            cache.keys[layer][:, :length].swapaxes(0, 1),
-            cache.values[layer][:, :length].swapaxes(0, 1),
-            positions,
-            program.head_dim**-0.5,
-        )
+        new = [one[here].reshape(count, -1, program.head_dim) for one in (k, v)]
+        cache.write(layer, positions, *new)
+        keys, values = cache.read(layer, int(positions[-1]) + 1)
+        heads = q[here].reshape(count, -1, program.head_dim)
+        z, pattern = attention_reference(heads, keys, values, positions, program.head_dim**-0.5)
         if len(step.caches) == 1:
             # Where a hook changes the pattern, the values are weighted anew.
             name = operation.output.name.removesuffix(".z") + ".pattern"
             changed = keep(name, pattern)
             if changed is not pattern:
                 group = program.heads // program.key_value_heads
-                repeated = np.repeat(cache.values[layer][:, :length], group, axis=0)
-                z = np.einsum("hts,hsd->thd", changed, repeated)
+                z = np.einsum("hts,shd->thd", changed, np.repeat(values, group, axis=1))
         out[here] = z.reshape(count, -1)
         begin += count
     return out

@@ -9,21 +9,26 @@ import numpy as np
 
 from bench.measure import Bench, row
 from tinylm.cache import KeyValueCache
-from tinylm.kernels.attention import attention_operation, combine_operation, part_size, store_operation
+from tinylm.formats.key_values import KV_DTYPES, KeyValueFormat, key_value_format, position_bytes
+from tinylm.kernels.attention import combine_operation, part_size
 from tinylm.step import make_step
 
 H, HKV, HEAD_DIM = 9, 3, 64
 SCALE = HEAD_DIM**-0.5
 
 
-def layers_of_attention(bench: Bench, layers: int, used: list[int], count: int) -> list[list[int]]:
+def layers_of_attention(
+    bench: Bench, kv_format: KeyValueFormat, layers: int, used: list[int], count: int
+) -> list[list[int]]:
     """The rows of all layers of a step: `count` tokens each of some texts that have so many positions."""
     parts = []
     for length in used:
-        cache = KeyValueCache(layers, HKV, HEAD_DIM)
+        cache = KeyValueCache(layers, HKV, HEAD_DIM, kv_format)
         cache.reserve(length + count, 0)
-        for array in (*cache.keys, *cache.values):
-            bench.keep(array)[:] = 0.5
+        numbers = bench.numbers(2, length + count, HKV, HEAD_DIM)
+        for layer, records in enumerate(cache.records):
+            bench.keep(records)
+            cache.write(layer, np.arange(length + count), *numbers)
         parts.append((cache, length, np.zeros(count, np.int64)))
     step = make_step(parts, H // HKV)
     T = len(step.ids)
@@ -36,9 +41,9 @@ def layers_of_attention(bench: Bench, layers: int, used: list[int], count: int) 
     rows = []
     for layer in range(layers):
         rows += [
-            row(store_operation, T, T // (4 * bench.team.threads), k, v, step.positions, step.rows, caches,
+            row(kv_format.store, T, T // (4 * bench.team.threads), k, v, step.positions, step.rows, caches,
                 layer, HKV, HEAD_DIM),
-            row(attention_operation, len(results), 1, q, step.positions, step.tasks, caches, layer, HKV,
+            row(kv_format.attention, len(results), 1, q, step.positions, step.tasks, caches, layer, HKV,
                 HEAD_DIM, SCALE, results),
             row(combine_operation, len(step.tiles) * HKV, 1, step.tiles, HKV, HEAD_DIM, results, out),
         ]  # fmt: skip
@@ -49,15 +54,17 @@ def main() -> None:
     """Measure and print; JSON on the last line."""
     bench = Bench("attention", __doc__)
     layers = 2 if bench.quick else 30
-    for texts, length in ((1, 16), (1, 1024), (1, 4096), (8, 1024)):
-        rows = layers_of_attention(bench, layers, [length] * texts, 1)
-        read = 2 * 4 * layers * texts * length * HKV * HEAD_DIM
-        name = f"{texts} x 1 token after {length}"
-        bench.add(name, rows, read=read if length > 16 else 0)
-    for used, count in ((0, 256), (1792, 256)):
-        rows = layers_of_attention(bench, layers, [used], count)
-        pairs = count * used + count * (count + 1) // 2
-        bench.add(f"{count} tokens after {used}", rows, multiply=4.0 * layers * H * HEAD_DIM * pairs)
+    for name in KV_DTYPES:
+        kv_format = key_value_format(name)
+        for texts, length in ((1, 16), (1, 1024), (1, 4096), (8, 1024)):
+            rows = layers_of_attention(bench, kv_format, layers, [length] * texts, 1)
+            read = position_bytes(name, layers, HKV, HEAD_DIM) * texts * length
+            bench.add(f"{name}, {texts} x 1 token after {length}", rows, read=read if length > 16 else 0)
+        for used, count in ((0, 256), (1792, 256)):
+            rows = layers_of_attention(bench, kv_format, layers, [used], count)
+            pairs = count * used + count * (count + 1) // 2
+            work = 4.0 * layers * H * HEAD_DIM * pairs
+            bench.add(f"{name}, {count} tokens after {used}", rows, multiply=work)
     bench.run()
 
 

@@ -1,4 +1,4 @@
-"""Attention against double precision, query by query: groups, blocks, splits, several sequences."""
+"""Attention against double precision, query by query: groups, blocks, splits, several sequences, formats."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import pytest
 
 from tinylm.kernels.attention import (
     BEGIN,
-    BLOCK,
     END,
     FIRST,
-    FIRST_LAYER,
-    PADDING,
     QUERIES_HERE,
     ROW,
     SEQUENCE,
@@ -26,11 +23,21 @@ from tinylm.kernels.attention import (
     attention,
     attention_reference,
     combine,
+    padded,
     part_size,
     plan,
+    record_length,
     store,
 )
+from tinylm.kernels.narrow_floats import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    narrow_reference,
+    widen_reference,
+)
 from tinylm.kernels.tile import LANES
+from tinylm.kernels.tile_attention import BLOCK, STRIP
 
 SHAPES = [
     (1, 1, 8),
@@ -42,6 +49,8 @@ SHAPES = [
     (2, 2, 64),
     (40, 1, 8),
     (5, 1, 2),
+    (16, 1, 80),
+    (17, 1, 16),
 ]
 """(H, Hkv, Dh)."""
 
@@ -54,6 +63,7 @@ STEPS = {
     "behind a block's end": [(1, BLOCK + 1)],
     "at the split": [(1, SPLIT)],
     "behind the split": [(1, SPLIT + 1)],
+    "larger parts": [(1, 17 * SPLIT)],
     "three parts": [(1, 2 * SPLIT + 77)],
     "few tokens over a split": [(5, SPLIT + 3)],
     "a prompt": [(LANES + 5, LANES + 5)],
@@ -64,7 +74,7 @@ STEPS = {
 }
 """For each sequence: tokens in the step, positions with them."""
 
-JUNK = 1e30
+JUNK = np.float32(1e4)
 """What lies where nobody should look: a number, for it may be multiplied by nothing."""
 
 
@@ -77,48 +87,57 @@ class Case:
     loud: float = 1.0
     """How far the scores are apart."""
 
+    like: np.generic = FLOAT32
+    """What the cache is stored in."""
+
     def __post_init__(self) -> None:
         random = np.random.default_rng(7)
         H, Hkv, Dh = self.shape
         T = sum(count for count, _ in self.step)
         self.scale = np.float32(Dh**-0.5)
         self.q = (random.standard_normal((T, H * Dh)) * self.loud).astype(np.float32)
-        self.keys = [random.standard_normal((length, Hkv, Dh), np.float32) for _, length in self.step]
-        self.values = [random.standard_normal((length, Hkv, Dh), np.float32) for _, length in self.step]
+        self.keys, self.values = (
+            [
+                widen_reference(
+                    self.like,
+                    narrow_reference(self.like, random.standard_normal((length, Hkv, Dh), np.float32)),
+                )
+                for _, length in self.step
+            ]
+            for _ in range(2)
+        )
         self.positions = np.concatenate([np.arange(n - count, n) for count, n in self.step]).astype(np.int64)
         self.counts = [count for count, _ in self.step]
         self.starts = (np.cumsum(self.counts) - self.counts).tolist()
         self.tasks, self.tiles = plan(self.starts, self.counts, [n for _, n in self.step], H // Hkv)
 
     def caches(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Rows of addresses, and the arrays behind them: beyond the last position lies what was there before."""
+        """Rows of addresses, and the records behind them: beyond the last position lies what was there before."""
         _, Hkv, Dh = self.shape
         rows, arrays = [], []
         for i, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
-            capacity = len(keys) + 5 * i
-            row = [capacity]
-            for layer in range(2):
-                for stored in (keys, values):
-                    cache = np.full((Hkv, capacity + PADDING, Dh), JUNK, np.float32)
-                    if layer == 1:
-                        cache[:, : len(stored)] = stored.swapaxes(0, 1)
-                    arrays.append(cache)
-                    row.append(cache.ctypes.data)
-            rows.append(row)
+            blocks = -(-len(keys) // BLOCK) + i
+            for _ in range(2):
+                junk = np.full(blocks * Hkv * record_length(Dh) + 16, JUNK, np.float32)
+                arrays.append(narrow_reference(self.like, junk))
+            rows.append([array.ctypes.data for array in arrays[-2:]])
+            here = np.array([rows[-1]], np.int64)
+            places, zeros = np.arange(len(keys)), np.zeros(len(keys), np.int64)
+            new = [one.reshape(len(keys), -1) for one in (keys, values)]
+            store(self.like, *new, places, zeros, here, 1, Hkv, Dh, 0, len(keys))
         return np.array(rows, np.int64), arrays
 
     def run(self, backwards: bool = False) -> np.ndarray:
         """The kernels, one unit at a time."""
         H, Hkv, Dh = self.shape
         caches, arrays = self.caches()
-        assert caches.shape[1] == FIRST_LAYER + 4
         parts = np.full((len(self.tasks) * Hkv + 1, part_size(Dh)), 77, np.float32)
         border = np.full((len(self.q) + 2, H * Dh), 77, np.float32)
         out = border[1:-1]
         order = range(len(self.tasks) * Hkv)
         for unit in reversed(order) if backwards else order:
             attention(
-                self.q, self.positions, self.tasks, caches, 1, Hkv, Dh, self.scale, parts, unit, unit + 1
+                self.like, self.q, self.positions, self.tasks, caches, 1, Hkv, Dh, self.scale, parts, unit, unit + 1
             )  # fmt: skip
         assert (parts[-1] == 77).all()
         for unit in range(len(self.tiles) * Hkv):
@@ -148,6 +167,14 @@ class Case:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_attention(shape: tuple[int, int, int], step: list[tuple[int, int]]) -> None:
     case = Case(shape, step)
+    np.testing.assert_allclose(case.run(), case.expected(), atol=6e-6)
+
+
+@pytest.mark.parametrize("like", [BFLOAT16, FLOAT16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("step", ["one token", "three parts", "a long chunk", "texts that join"])
+@pytest.mark.parametrize("shape", [(9, 3, 64), (6, 1, 20), (4, 4, 80), (3, 1, 128)], ids=str)
+def test_numbers_of_two_bytes(shape: tuple[int, int, int], step: str, like: np.generic) -> None:
+    case = Case(shape, STEPS[step], like=like)
     np.testing.assert_allclose(case.run(), case.expected(), atol=6e-6)
 
 
@@ -216,10 +243,15 @@ def test_keys_and_values_go_to_their_places(shape: tuple[int, int, int]) -> None
     keys, values = random.standard_normal((2, T, Hkv * Dh), np.float32)
     rows = np.repeat(np.arange(3), case.counts)
     for token in reversed(range(T)):
-        store(keys, values, case.positions, rows, caches, 1, Hkv, Dh, token, token + 1)
+        store(FLOAT32, keys, values, case.positions, rows, caches, 1, Hkv, Dh, token, token + 1)
+    size, columns = record_length(Dh), padded(Dh)
     for token in range(T):
-        for stored, new in ((before[4 * rows[token] + 2], keys), (before[4 * rows[token] + 3], values)):
-            stored[:, case.positions[token]] = new[token].reshape(Hkv, Dh)
+        block, place = divmod(int(case.positions[token]), BLOCK)
+        records = before[2 * rows[token] + 1][:-16].reshape(-1, Hkv, size)[block]
+        strips = records[:, : BLOCK * Dh].reshape(Hkv, BLOCK // STRIP, Dh, STRIP)
+        strips[:, place // STRIP, :, place % STRIP] = keys[token].reshape(Hkv, Dh)
+        lines = records[:, BLOCK * Dh :].reshape(Hkv, BLOCK, columns)
+        lines[:, place, :Dh] = values[token].reshape(Hkv, Dh)
     for found, expected in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(found, expected)
 

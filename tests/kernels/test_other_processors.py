@@ -12,7 +12,15 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-TESTS = ["test_tile.py", "test_softmax.py", "test_tile_attention.py", "test_matmul.py", "test_matmul_int8.py"]
+TESTS = [
+    "test_tile.py",
+    "test_softmax.py",
+    "test_tile_attention.py",
+    "test_narrow_floats.py",
+    "test_attention.py",
+    "test_matmul.py",
+    "test_matmul_int8.py",
+]
 
 PROCESSORS = {
     "haswell": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+popcnt,+sse4.2,+ssse3",

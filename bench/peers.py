@@ -23,7 +23,7 @@ from typing import Any
 from machine import Limits, describe
 from peers_table import markdown
 from start_and_memory import peak_memory
-from turns import TOKENS, Case, figures, line, ratio, take_turns
+from turns import DEPTH_TOGETHER, TOKENS, Case, figures, line, ratio, take_turns
 from worker import NotInstalledError, RemoteRunner
 
 from tinylm.measuring import Work
@@ -174,6 +174,10 @@ def results(
         if ours is not None and work is None:
             record["tinylm_is"] = ratio(ours, mine)
             text += f"; tinylm is {record['tinylm_is']:.2f} x this"
+        alone = samples.get((Case("decode", DEPTH_TOGETHER).name, runner.name))
+        if one.kind == "together" and alone is not None:
+            record["times_one"] = one.length * ratio(mine, alone)
+            text += f"; {record['times_one']:.2f} x one text"
         record["samples"] = [[sample.seconds, sample.before, sample.after] for sample in mine]
         print(text)
         records.append(record)
@@ -191,7 +195,11 @@ def peaks(
     print(f"\n{title}")
     records = []
     for name in names:
-        peak = peak_memory(start(name, folder, arguments), one.length - TOKENS, TOKENS)
+        try:  # the last token is chosen, and not read any more
+            peak = peak_memory(start(name, folder, arguments), one.length - TOKENS, TOKENS - 1)
+        except RuntimeError as error:
+            print(f"  {name:22} {error}")
+            continue
         print(f"  {name:22} {peak / 1e6:8.0f} MB", flush=True)
         records.append({"case": one.name, "title": title, "format": named[name], "name": name, "bytes": peak})
     return records

@@ -63,6 +63,8 @@ def cell(records: list[dict[str, Any]]) -> str:
             share = one["share_of_limit"]
             limit = "of a float32 product's rate" if one["case"].startswith("prefill") else "of the memory"
             text = f"**{text}** ({100 * share['low']:.0f} to {100 * share['high']:.0f} % {limit})"
+            if "times_one" in one:
+                text = f"**{rate(one['tokens_per_second']['median'])}** ({one['times_one']:.1f} x one text)"
         parts.append(f"{one['name'].rpartition(' ')[2]} {text}" if len(records) > 1 else text)
     return ", ".join(parts)
 

@@ -55,6 +55,11 @@ def test_contestants_are_processes_and_the_table_can_be_made_later(tmp_path: Pat
             one = found[case, kind]
             assert len(one["samples"]) == 2
             assert 0 < one["share_of_limit"]["low"] <= one["share_of_limit"]["high"]
+    one, three = found["decode 16", "int8"], found["together 3", "int8"]
+    expected = sorted(
+        3 * alone[0] / many[0] for alone, many in zip(one["samples"], three["samples"], strict=True)
+    )
+    assert expected[0] <= three["times_one"] <= expected[1]
     if os.name != "nt":
         assert all(found["peak 64", kind]["bytes"] > 2**24 for kind in ("float32", "int8"))
     assert (tmp_path / "tinylm-int8" / "model.safetensors").is_file()

@@ -51,7 +51,9 @@ def rope_operation(operands, begin, end):
 def frequencies(head_dim, theta):
     """(head_dim / 2,) float32 angles a position: theta ** (-2 i / head_dim), rounded as transformers rounds."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    return (np.float32(1) / np.power(np.float32(theta), exponents)).astype(np.float32)
+    # float32's own power is off by a bit here and there, which torch's is not: 3e-4 of the logits at 4,000 positions.
+    powers = np.power(np.float64(np.float32(theta)), exponents.astype(np.float64)).astype(np.float32)
+    return np.float32(1) / powers
 
 
 def rope_table(inverse_frequencies, positions, scale=1.0):

@@ -36,17 +36,19 @@ class Runner(Protocol):
 class Tinylm:
     """The engine of the project. A folder of int8 is made once, and mapped as a user would."""
 
-    def __init__(self, folder: Path, threads: int, dtype: str, scratch: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, threads: int, dtype: str, scratch: Path | None = None, kv_dtype: str = "float32"
+    ) -> None:
         from tinylm.engine import Engine
         from tinylm.measuring import Work
 
         if dtype == "int8" and scratch is not None:
             folder = int8_folder(folder, scratch)
-        self.engine = Engine.load(folder, dtype=dtype, threads=threads)
+        self.engine = Engine.load(folder, dtype=dtype, threads=threads, kv_dtype=kv_dtype)
         self.engine.compile()
         self.name = "tinylm"
-        self.settings = f"dtype {dtype}, {self.engine.threads} threads"
-        self.work = asdict(Work.of(self.engine.program))
+        self.settings = f"dtype {dtype}, {self.engine.threads} threads, keys and values {kv_dtype}"
+        self.work = asdict(Work.of(self.engine.program, kv_dtype))
         self.token = -1
         self._ready: dict[tuple[int, int], tuple[list[Any], list[int]]] = {}
 
@@ -214,9 +216,12 @@ def makers() -> dict[str, Maker]:
     }
 
 
-def make(name: str, folder: Path, threads: int, scratch: Path) -> Runner:
-    """The runner `PEER FORMAT`, called so."""
+def make(name: str, folder: Path, threads: int, scratch: Path, kv_dtype: str = "float32") -> Runner:
+    """The runner `PEER FORMAT`, called so. kv_dtype: how tinylm stores keys and values."""
     peer, _, kind = name.rpartition(" ")
-    runner = makers()[peer](folder, threads, kind, scratch)
+    if peer == "tinylm":
+        runner: Runner = Tinylm(folder, threads, kind, scratch, kv_dtype)
+    else:
+        runner = makers()[peer](folder, threads, kind, scratch)
     runner.name = name
     return runner

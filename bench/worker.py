@@ -1,6 +1,6 @@
 """A runner in a process of its own, which may be another Python's: commands and answers are lines of JSON.
 
-    python bench/worker.py NAME FOLDER THREADS SCRATCH
+    python bench/worker.py NAME FOLDER THREADS SCRATCH KV_DTYPE
 
 The first answer says how the runner is set, or what is missing. Standard output belongs to the answers alone;
 whatever a library prints goes to standard error.
@@ -25,9 +25,11 @@ class NotInstalledError(RuntimeError):
 class RemoteRunner:
     """A `Runner` whose work is done by another process. Raises NotInstalledError, or RuntimeError if that fails."""
 
-    def __init__(self, name: str, python: str, folder: Path, threads: int, scratch: Path) -> None:
+    def __init__(
+        self, name: str, python: str, folder: Path, threads: int, scratch: Path, kv_dtype: str = "float32"
+    ) -> None:
         self.name, self.token = name, -1
-        words = [python, str(HERE / "worker.py"), name, str(folder), str(threads), str(scratch)]
+        words = [python, str(HERE / "worker.py"), name, str(folder), str(threads), str(scratch), kv_dtype]
         searched = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
@@ -109,11 +111,11 @@ def main() -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
-    name, folder, threads, scratch = sys.argv[1:]
+    name, folder, threads, scratch, kv_dtype = sys.argv[1:]
     try:
         from runners import make
 
-        runner: Any = make(name, Path(folder), int(threads), Path(scratch))
+        runner: Any = make(name, Path(folder), int(threads), Path(scratch), kv_dtype)
         say(settings=runner.settings, work=getattr(runner, "work", None), many=hasattr(runner, "together"))
         for line in sys.stdin:
             command = json.loads(line)

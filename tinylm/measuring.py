@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinylm.engine import Engine, Sequence
+from tinylm.formats.key_values import position_bytes
 from tinylm.kernels.bandwidth import Bandwidth
 from tinylm.program import Program
 
@@ -55,20 +56,20 @@ class Work:
     """
 
     weights: int
-    position: int
+    position: float
     numbers: int
     head: int
     layers: int
     width: int
 
     @classmethod
-    def of(cls, program: Program) -> Work:
-        """What the program of a model tells."""
+    def of(cls, program: Program, kv_dtype: str = "float32") -> Work:
+        """What the program of a model tells; kv_dtype: how keys and values are stored."""
         products = [one.matrix for one in program.operations if one.kind == "matmul"]
         matrices = [matrix for matrix in products if matrix is not None]
         return cls(
             weights=sum(matrix.nbytes for matrix in matrices),
-            position=2 * 4 * program.layers * program.key_value_heads * program.head_dim,
+            position=position_bytes(kv_dtype, program.layers, program.key_value_heads, program.head_dim),
             numbers=sum(math.prod(matrix.shape) for matrix in matrices[:-1]),
             head=math.prod(matrices[-1].shape),
             layers=program.layers,
@@ -106,7 +107,7 @@ class Subject:
     work: Work = field(init=False)
 
     def __post_init__(self) -> None:
-        self.work = Work.of(self.engine.program)
+        self.work = Work.of(self.engine.program, self.engine.kv_dtype)
         self._sequences: dict[int, tuple[Sequence, int]] = {}
 
     def fits(self, case: Case) -> bool:
@@ -199,6 +200,7 @@ def record(subject: Subject, case: Case, samples: list[Sample]) -> dict[str, Any
     rates = [case.tokens / sample.seconds for sample in samples]
     found: dict[str, Any] = {
         "format": subject.format,
+        "kv_dtype": subject.engine.kv_dtype,
         "threads": subject.engine.threads,
         "test": case.name,
         "kind": case.kind,

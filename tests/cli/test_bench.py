@@ -70,9 +70,25 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         None,
     )
     assert (deep["kind"], deep["tokens"], deep["depth"]) == ("generate", 4, 16)
-    # 16 positions further, each with keys and values of 5 layers, 4 heads, 8 numbers of 4 bytes
-    assert deep["bytes_per_token"] - shallow["bytes_per_token"] == 16 * 2 * 5 * 4 * 8 * 4
+    # 16 positions further, each with keys and values of 5 layers, 4 heads, 8 numbers of 4 bytes, filled up to 16
+    more = deep["bytes_per_token"] - shallow["bytes_per_token"]
+    assert 16 * 2 * 5 * 4 * 8 * 4 <= more <= 16 * 2 * 5 * 4 * 16 * 4
     assert 0 < deep["share"]["low"] <= deep["share"]["high"]
+
+
+def test_keys_and_values_in_several_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--prompt", "0", "--depth", "64", "--tokens", "2", "--repeats", "1", "--dtype", "int8", "-q"]
+    assert cli.main(["bench", *words, "--kv-dtype", "float32,bfloat16"]) == 0
+    assert [row[0] for row in rows(capsys.readouterr().out)] == [
+        "int8, cache float32",
+        "int8, cache bfloat16",
+    ]
+    assert cli.main(["bench", *words, "--kv-dtype", "float32,bfloat16", "--json"]) == 0
+    wide, narrow = json.loads(capsys.readouterr().out)["results"]
+    assert (wide["kv_dtype"], narrow["kv_dtype"]) == ("float32", "bfloat16")
+    assert narrow["bytes_per_token"] < wide["bytes_per_token"]
+    assert cli.main(["bench", *words, "--kv-dtype", "int3"]) == 2
+    assert "kv_dtype 'int3': expected one of float32" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_left_out_and_said(capsys: pytest.CaptureFixture[str]) -> None:

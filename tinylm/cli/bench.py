@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -47,6 +48,10 @@ def parser() -> parsing.Parser:
     group.add_argument(
         "--dtype", type=formats, metavar="A,B",
         help=f"formats, of {', '.join(parsing.FORMATS)} (default: all that the model can be held in)",
+    )  # fmt: skip
+    group.add_argument(
+        "--kv-dtype", type=kv_formats, default=["float32"], metavar="A,B",
+        help="formats of keys and values (default: float32)",
     )  # fmt: skip
     group.add_argument(
         "--threads", type=numbers, metavar="N,M", help="numbers of threads (default: one a performance core)"
@@ -100,6 +105,11 @@ def formats(text: str) -> list[str]:
                 f"no format is called '{name}'; there are {', '.join(parsing.FORMATS)}"
             )
     return list(dict.fromkeys(found))
+
+
+def kv_formats(text: str) -> list[str]:
+    """`'float32,bfloat16'` -> `['float32', 'bfloat16']`; which there are, the engine says."""
+    return list(dict.fromkeys(text.split(",")))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -208,7 +218,7 @@ def measure(
 def subjects(
     folder: Path, names: list[str], threads: list[int], arguments: argparse.Namespace
 ) -> Iterator[Subject]:
-    """The model in each format on each number of threads; a format is loaded once."""
+    """The model in each format, with each of keys and values, on each number of threads; a format is loaded once."""
     from tinylm.engine import Engine
     from tinylm.kernels.bandwidth import Bandwidth
     from tinylm.kernels.team import Team
@@ -218,11 +228,11 @@ def subjects(
     bandwidths = {}
     for name in names:
         first = Engine.load(
-            folder, dtype=name, threads=threads[0], architecture=arguments.architecture,
+            folder, dtype=name, threads=1, architecture=arguments.architecture,
             tensor_names=TensorNames.read(arguments.tensor_names),
         )  # fmt: skip
-        for count in threads:
-            engine = first if count == threads[0] else Engine(first.program, first.context_length, count)
+        for kv_dtype, count in itertools.product(arguments.kv_dtype, threads):
+            engine = Engine(first.program, first.context_length, count, kv_dtype)
             engine.compile()
             if count not in bandwidths:
                 bandwidths[count] = Bandwidth(Team(count))

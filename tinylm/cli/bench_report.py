@@ -38,6 +38,7 @@ def version(identity: dict[str, str | None]) -> str:
 
 def table(results: list[dict[str, Any]]) -> Iterator[str]:
     """A row for each format, number of threads and test."""
+    several = len({one["kv_dtype"] for one in results}) > 1
     yield "| format | threads | test | tokens/s | does | memory | share |"
     yield "|---|---|---|---|---|---|---|"
     for one in results:
@@ -50,7 +51,8 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
         share = one["share"]
         part = "" if share is None else f"{100 * share['low']:.0f} to {100 * share['high']:.0f} %"
         reads = f"{memory['min'] / 1e9:.1f} to {memory['max'] / 1e9:.1f} GB/s"
-        yield f"| {one['format']} | {one['threads']} | {one['test']} | {spread} | {does} | {reads} | {part} |"
+        name = f"{one['format']}, cache {one['kv_dtype']}" if several else one["format"]
+        yield f"| {name} | {one['threads']} | {one['test']} | {spread} | {does} | {reads} | {part} |"
 
 
 def number(value: float) -> str:

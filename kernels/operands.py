@@ -62,6 +62,12 @@ def float32_1d_at(address, n):
 
 
 @njit
+def int32_1d_at(address, n):
+    """(n,) int32 at an address."""
+    return carray(memory(address), (n,), np.int32)
+
+
+@njit
 def float32_2d_at(address, n, m):
     """(n, m) float32 at an address."""
     return carray(memory(address), (n, m), np.float32)

@@ -1,7 +1,6 @@
 """The register tile of int8 weights: a few tokens times blocks of 16 rows, over all columns.
 
-Sums are int32 within a group of columns; at its end they are scaled to float32 and added to the result. An
-activation is one or two bytes: the planes of 256 * high + low, which meet the same loaded weights.
+Sums are int32 within a group of columns; at its end they are scaled to float32 and added to the result.
 """
 
 from __future__ import annotations
@@ -11,52 +10,51 @@ from typing import Any
 from llvmlite import ir
 
 from tinylm.kernels.dot import COLUMNS, DOT, ROWS
+from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import intrinsic, types
 from tinylm.kernels.simd import FLOAT, INT16, INT32, INT64, pointer
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
-GROUP = 64
-"""Columns that share a scale, of weights and of activations."""
-
 STEPS = GROUP // COLUMNS
 PARTS = ROWS // DOT.lanes
 """Registers of a block."""
+
+CHAINS = 4
+"""Sums that grow side by side, at least."""
 
 IN_REGISTERS = 4
 """Up to so many float32 registers of results stay in registers from group to group; more go to memory."""
 
 
 class _Tile:
-    """Writes one tile: `tokens` x `planes` activations times `blocks` blocks of 16 rows."""
+    """Writes one tile: `tokens` activations times `blocks` blocks of 16 rows."""
 
-    def __init__(self, builder: ir.IRBuilder, shape: tuple[int, int, int], arguments: list[ir.Value]) -> None:
+    def __init__(self, builder: ir.IRBuilder, shape: tuple[int, int], arguments: list[ir.Value]) -> None:
         self.builder = builder
-        self.tokens, self.planes, self.blocks = shape
-        (self.weights, self.block_stride, self.x, self.token_stride, self.plane_stride, self.scales,
-         self.scale_stride, self.x_scale, self.x_scale_stride, self.x_sums, self.x_sum_stride,
-         self.x_sum_plane, self.out, self.out_stride) = arguments  # fmt: skip
+        self.tokens, self.blocks = shape
+        (self.weights, self.block_stride, self.x, self.token_stride, self.scales, self.scale_stride,
+         self.x_scale, self.x_scale_stride, self.x_sums, self.x_sum_stride, self.out,
+         self.out_stride) = arguments  # fmt: skip
         self.floats, self.shorts = ir.VectorType(FLOAT, DOT.lanes), ir.VectorType(INT16, DOT.lanes)
         self.registers = [(b, part) for b in range(self.blocks) for part in range(PARTS)]
-        self.activations = [(t, p) for t in range(self.tokens) for p in range(self.planes)]
+        self.keys = [(t, register) for register in self.registers for t in range(self.tokens)]
+        # A product takes some cycles: a tile of few sums has several for each, to begin one meanwhile.
+        self.chains = max(1, CHAINS // len(self.keys))
 
     def constant(self, value: int) -> ir.Constant:
         return ir.Constant(DOT.integers, [value] * DOT.lanes)
 
     def first_sums(self, group: ir.Value) -> dict[Any, ir.Value]:
         """What the int32 sums of a group begin with: zero, or what the offset of the weights has to be paid."""
-        if not DOT.offset:
-            return {(a, r): self.constant(0) for a in self.activations for r in self.registers}
-        sums = {}
-        for t, p in self.activations:
-            address = at(
-                self.builder, self.x_sums, (INT64(4), group), (self.x_sum_stride, t), (self.x_sum_plane, p)
-            )
+        sums = {(key, chain): self.constant(0) for key in self.keys for chain in range(self.chains)}
+        for t in range(self.tokens) if DOT.offset else ():
+            address = at(self.builder, self.x_sums, (INT64(4), group), (self.x_sum_stride, t))
             total = self.builder.mul(load(self.builder, address, INT32, 4), INT32(-DOT.offset))
             for register in self.registers:
-                sums[(t, p), register] = spread(self.builder, total, DOT.integers)
+                sums[(t, register), 0] = spread(self.builder, total, DOT.integers)
         return sums
 
-    def step(self, number: ir.Value, sums: dict[Any, ir.Value]) -> None:
+    def step(self, number: ir.Value, sums: dict[Any, ir.Value], chain: int) -> None:
         """Four columns: `number` counts them from the first."""
         builder = self.builder
         met = {}
@@ -64,13 +62,12 @@ class _Tile:
             address = at(self.builder, self.weights, (INT64(COLUMNS * ROWS), number), (self.block_stride, b))
             address = builder.add(address, INT64(COLUMNS * DOT.lanes * part))
             met[b, part] = DOT.weights(builder, load(self.builder, address, DOT.bytes))
-        for t, p in self.activations:
-            address = at(
-                self.builder, self.x, (INT64(COLUMNS), number), (self.token_stride, t), (self.plane_stride, p)
-            )
+        for t in range(self.tokens):
+            address = at(self.builder, self.x, (INT64(COLUMNS), number), (self.token_stride, t))
             four = DOT.activations(builder, load(self.builder, address, INT32))
             for register, weights in met.items():
-                sums[(t, p), register] = DOT.add(builder, sums[(t, p), register], weights, four)
+                key = (t, register), chain
+                sums[key] = DOT.add(builder, sums[key], weights, four)
 
     def finish(
         self, group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
@@ -85,9 +82,9 @@ class _Tile:
                 builder.shl(builder.zext(bits, DOT.integers), self.constant(16)), self.floats
             )
             for t in range(self.tokens):
-                total = sums[(t, 0), (b, part)]
-                if self.planes == 2:
-                    total = builder.add(builder.shl(total, self.constant(8)), sums[(t, 1), (b, part)])
+                total = sums[(t, (b, part)), 0]
+                for chain in range(1, self.chains):
+                    total = builder.add(total, sums[(t, (b, part)), chain])
                 factor = load(
                     self.builder,
                     at(self.builder, self.x_scale, (INT64(4), group), (self.x_scale_stride, t)),
@@ -121,7 +118,7 @@ class _Tile:
     def emit(self, groups: ir.Value, tail: ir.Value) -> None:
         """All whole groups, then a last one of `tail` steps; adds to what stands in the result."""
         builder = self.builder
-        keys = [(t, register) for register in self.registers for t in range(self.tokens)]
+        keys = self.keys
         kept = len(keys) <= IN_REGISTERS
         unrolled = STEPS if kept else 1  # unrolled, the larger tiles run out of registers
 
@@ -142,7 +139,7 @@ class _Tile:
             def some(number: ir.Value, sums: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
                 for step in range(unrolled):
                     here = builder.add(builder.mul(number, INT64(unrolled)), INT64(step))
-                    self.step(builder.add(first, here), sums)
+                    self.step(builder.add(first, here), sums, step % self.chains)
                 return sums
 
             sums = self.loop(INT64(STEPS // unrolled), sums, some)
@@ -152,7 +149,7 @@ class _Tile:
             first = builder.mul(groups, INT64(STEPS))
 
             def one(step: ir.Value, sums: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
-                self.step(builder.add(first, step), sums)
+                self.step(builder.add(first, step), sums, 0)
                 return sums
 
             sums = self.loop(tail, self.first_sums(groups), one)
@@ -166,25 +163,25 @@ class _Tile:
             builder.store(value, self.place(*key), align=4)
 
 
-def make_tile(tokens: int, planes: int, blocks: int) -> Any:
+def make_tile(tokens: int, blocks: int) -> Any:
     """The tile of a shape, as an intrinsic of int64: addresses, and strides in bytes.
 
-    Whole groups and 4-column steps of the last one; the weights and the stride of their blocks; the planes of
-    the activations, their strides by token and by plane; the scales of the weights (bfloat16) and the stride
-    of their blocks; the scales of the activations and their stride by token; the sums of each group of
-    activations (int32), their strides by token and by plane; the result and its stride by token.
+    Whole groups and 4-column steps of the last one; the weights and the stride of their blocks; the activations
+    and their stride by token; the scales of the weights (bfloat16) and the stride of their blocks; the scales of
+    the activations and their stride by token; the sums of each group of activations (int32) and their stride by
+    token; the result and its stride by token.
     """
 
     @intrinsic
     def tile(
         typingctx: Any, groups: Any, tail: Any, weights: Any, block_stride: Any, x: Any, token_stride: Any,
-        plane_stride: Any, scales: Any, scale_stride: Any, x_scale: Any, x_scale_stride: Any, x_sums: Any,
-        x_sum_stride: Any, x_sum_plane: Any, out: Any, out_stride: Any,
+        scales: Any, scale_stride: Any, x_scale: Any, x_scale_stride: Any, x_sums: Any, x_sum_stride: Any,
+        out: Any, out_stride: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _Tile(builder, (tokens, planes, blocks), arguments[2:]).emit(*arguments[:2])
+            _Tile(builder, (tokens, blocks), arguments[2:]).emit(*arguments[:2])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 16), generate
+        return types.void(*[types.int64] * 14), generate
 
     return tile

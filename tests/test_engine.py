@@ -144,8 +144,9 @@ def test_several_sequences_in_a_step_are_as_alone(
 def test_other_formats_are_run_in_every_way_too(text: list[int], dtype: str) -> None:
     one, many = (Engine.load(STORIES, dtype=dtype, threads=threads) for threads in (1, 5))
     np.testing.assert_array_equal(one.logits(text[:100]), many.logits(text[:100]))
-    whole = one.logits(text[:31])  # with more tokens at once, int8 may round activations to 8 bits
-    room = (1e-5 if dtype == "bfloat16" else 1e-3) * np.abs(whole).max()
+    whole = one.logits(text[:31])
+    # where int8 has to round a number in the middle between two, the last bit of attention decides
+    room = (1e-5 if dtype == "bfloat16" else 0.01) * np.abs(whole).max()
     sequence = one.new_sequence()
     steps = np.concatenate([one.decode([sequence], [token]) for token in text[:31]])
     np.testing.assert_allclose(steps, whole, atol=room, rtol=0)
@@ -153,7 +154,10 @@ def test_other_formats_are_run_in_every_way_too(text: list[int], dtype: str) -> 
     several = [many.new_sequence() for _ in range(9)]
     together = [many.decode(several, [token] * 9) for token in text[:31]]
     for place in range(9):
-        np.testing.assert_allclose([step[place] for step in together], whole, atol=room, rtol=0)
+        found = np.array([step[place] for step in together])
+        np.testing.assert_allclose(found, whole, atol=room, rtol=0)
+        if dtype == "int8":
+            np.testing.assert_array_equal(found, steps, "a sequence in company is as it is alone")
 
 
 def test_more_sequences_than_lanes(engine: Engine, text: list[int], expected: np.ndarray) -> None:

@@ -184,8 +184,8 @@ def test_logits_and_caches_are_those_of_the_reference(seed: int, format: str) ->
     for sequences in STEPS.values():
         step, other = (step_of(program, sequences) for _ in range(2))
         expected, found = run_reference(program, other)["logits"], executor.run(step)
-        # int8 rounds what it multiplies to 15 bits, or to 8 where many tokens meet the weights at once
-        share = 1e-5 if format != "int8" else 2e-3 if len(step.ids) < 32 else 0.1
+        # where int8 has to round a number in the middle between two, a last bit decides
+        share = 1e-5 if format != "int8" else 0.01
         assert np.abs(found - expected).max() < share * np.abs(expected).max()
         for mine, theirs in zip(step.caches, other.caches, strict=True):
             for layer in range(program.layers):

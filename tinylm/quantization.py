@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from tinylm.checkpoint import Checkpoint
 from tinylm.errors import CheckpointError, ParameterError
 from tinylm.formats.int8 import SCALES, Int8Matrix, quantize, stored_shapes
+from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.team import Team
-from tinylm.kernels.tile_int8 import GROUP
 from tinylm.models import load_program
+from tinylm.models.fields import QUANTIZATION_VERSION
 from tinylm.safetensors_header import TensorInfo
 from tinylm.sources.write import (
     TensorSource,
@@ -25,7 +26,13 @@ from tinylm.sources.write import (
     write_safetensors,
 )
 
-METHOD = {"quant_method": "tinylm", "format": "int8", "group_size": GROUP, "version": 1}
+METHOD = {
+    "quant_method": "tinylm",
+    "format": "int8",
+    "group_size": GROUP,
+    "rotation": "hadamard",
+    "version": QUANTIZATION_VERSION,
+}
 """The `quantization_config` of a folder in our layout."""
 
 

@@ -79,7 +79,7 @@ def compute(operation: Operation, inputs: list[Any]) -> Any:
         return layernorm_reference(x, vectors["weight"], vectors["bias"], numbers["eps"])
     if kind == "matmul":
         assert operation.matrix is not None
-        product = matmul_reference(x, operation.matrix.dequantize())
+        product = matmul_reference(operation.matrix.rounded(x), operation.matrix.dequantize())
         return add_bias_reference(product, vectors["bias"]) if "bias" in vectors else product
     if kind == "heads":
         return heads_reference(x, int(numbers["offset"]), int(numbers["size"]), int(numbers["stride"]))

@@ -51,5 +51,8 @@ class Matrix(Protocol):
     def operands(self) -> list[int]:
         """The matrix as operands of its operations: addresses and sizes."""
 
+    def rounded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Activations (T, K) as they meet this matrix: as they are, or rounded as its `pack` rounds them."""
+
     def dequantize(self) -> NDArray[np.float32]:
         """`(N, K)` float32, what the matrix stands for."""

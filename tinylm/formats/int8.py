@@ -1,4 +1,4 @@
-"""int8 with a scale for every row and group of 64 columns: 1.03 bytes a weight.
+"""int8 with a scale for every row and group of 64 columns, rotated group by group: 1.03 bytes a weight.
 
 The layout is that of `kernels/matmul_int8.py`, in memory as on disk, so that a quantized folder is mapped and
 ready: `NAME` (blocks, K / 4, 16, 4) I8 and `NAME.scales` (blocks, G, 16) BF16.
@@ -23,6 +23,7 @@ from tinylm.kernels.matmul_int8 import (
     padded_columns,
     quantize_bfloat16_operation,
     quantize_float32_operation,
+    round_reference,
     take_int8_operation,
 )
 from tinylm.kernels.operands import array_operands
@@ -50,7 +51,7 @@ class Int8Matrix:
         self.nbytes = numbers.nbytes + scales.nbytes
 
     def pack_width(self) -> int:
-        """Two planes of bytes, scales and sums."""
+        """Bytes, scales and sums."""
         return packed_width(self.shape[1])
 
     def pack_units(self) -> tuple[int, int]:
@@ -60,6 +61,11 @@ class Int8Matrix:
     def operands(self) -> list[int]:
         """Address of the numbers, address of the scales, K."""
         return [array_operands(self._numbers)[0], array_operands(self._scales)[0], self.shape[1]]
+
+    def rounded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rotated, rounded to int8, and turned back."""
+        values: NDArray[np.float32] = round_reference(x)
+        return values
 
     def dequantize(self) -> NDArray[np.float32]:
         """A float32 copy of what the numbers stand for."""

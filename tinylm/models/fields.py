@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from tinylm.errors import CheckpointError
 from tinylm.kernels.rope import frequencies
 
+QUANTIZATION_VERSION = 2
+"""Of the layout of quantized folders: 1 had no rotation."""
+
 LARGEST_SIZE = 1 << 24
 """No width, count or vocabulary is larger; a config that says so lies."""
 
@@ -129,7 +132,12 @@ class Fields:
         method, version = found, None
         if isinstance(found, dict):
             method, version = found.get("quant_method"), found.get("version")
-        if found is not None and (method, version) != ("tinylm", 1):
+        if method == "tinylm" and version != QUANTIZATION_VERSION:
+            raise CheckpointError(
+                f"config.json: this folder was quantized by another version of tinylm (layout {version!r}, here "
+                f"{QUANTIZATION_VERSION}); quantize it again from the model's own folder"
+            )
+        if found is not None and method != "tinylm":
             raise CheckpointError(
                 f"config.json: 'quantization_config' of method {method!r} is not supported; take the model's "
                 "unquantized folder, and 'tinylm quantize' if it shall be smaller"

@@ -5,11 +5,11 @@ strips, (BLOCK / STRIP, Dh, STRIP), then its values, (BLOCK, padded Dh). So keys
 values registers full of columns, and a task reads memory from front to back.
 
 The work is cut into *tasks*: queries of one sequence that share a key/value head, against a range of positions. A
-query is a pair (token, head of the group). Up to FEW of them go through the tiles of `tile_attention.py`; more lie
-side by side in the lanes of the matrix tile. Each key and value is read once for all queries of a task. A task
-keeps a running maximum and sum (Milakov and Gimelshein 2018, arXiv:1805.02867), so its positions go by in blocks.
-Long contexts of few queries are split over positions; `combine` then joins the parts. The split is a function of
-the lengths alone: the result does not depend on the number of threads.
+query is a pair (token, head of the group). Up to FEW of them go through the tiles of `tile_attention.py`; more, in a
+step of many, lie side by side in the lanes of the matrix tile. Each key and value is read once for all queries of a
+task. A task keeps a running maximum and sum (Milakov and Gimelshein 2018, arXiv:1805.02867), so its positions go by
+in blocks. Long contexts of few queries are split over positions; `combine` then joins the parts. The split is a
+function of the lengths alone: the result does not depend on the number of threads.
 """
 
 import numpy as np
@@ -37,7 +37,8 @@ from tinylm.kernels.tile_attention import (
 )
 
 FEW = 4 * MOST
-"""Up to so many queries of a sequence are a task of few; more fill the lanes of the wide tile well enough."""
+"""Queries of a task of few. In a step of few queries all tasks are such: each query then has the same sums, to the
+bit, in steps of one token and of several, and the wide tile is no faster before it is full."""
 
 SPLIT, PARTS = 2 * BLOCK, 16
 """Positions a task, where a step has few queries; more where that made more than so many parts."""
@@ -75,7 +76,7 @@ def plan(starts, counts, lengths, group):
     few = sum(counts) * group <= 4 * LANES
     for sequence, (row, count, length) in enumerate(zip(starts, counts, lengths, strict=True)):
         queries = count * group
-        lanes = LANES if queries > FEW else FEW
+        lanes = FEW if few or queries <= FEW else LANES
         for first in range(0, queries, lanes):
             here = min(lanes, queries - first)
             end = length - count + (first + here - 1) // group + 1

@@ -52,7 +52,9 @@ def main() -> None:
     texts = {path.name.partition(".")[0]: cut(tokenizer, path, arguments.tokens) for path in arguments.text}
     machine = describe(arguments.threads)
     print(f"{arguments.model}, {machine['processor']}; KL from tinylm's float32\n")
-    references = {name: read(engine(folder, "float32", arguments), ids) for name, ids in texts.items()}
+    reference = engine(folder, "float32", "float32", arguments.threads)
+    references = {name: read(reference, ids) for name, ids in texts.items()}
+    del reference
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for label, logits_of in contestants(folder, arguments, Path(scratch)):
@@ -75,6 +77,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--formats", nargs="+", default=["bfloat16", "int8"], choices=FORMATS)
     parser.add_argument("--peers", nargs="*", default=["llama.cpp"], choices=["llama.cpp"])
     parser.add_argument("--types", nargs="+", default=["F32", "Q8_0", "Q4_0"], choices=PEER_TYPES)
+    parser.add_argument(
+        "--kv-dtype", default="float32", help="how tinylm stores keys and values; float32's own stay"
+    )
     parser.add_argument("--threads", type=int, help="default: as many as are worth having")
     arguments = parser.parse_args()
     if arguments.threads is None:
@@ -95,9 +100,9 @@ def cut(tokenizer: Tokenizer, path: Path, tokens: int) -> list[int]:
     return ids[begin : begin + tokens]
 
 
-def engine(folder: Path, dtype: str, arguments: argparse.Namespace) -> Engine:
+def engine(folder: Path, dtype: str, kv_dtype: str, threads: int) -> Engine:
     """The model in a format."""
-    return Engine.load(folder, dtype=dtype, threads=arguments.threads)
+    return Engine.load(folder, dtype=dtype, kv_dtype=kv_dtype, threads=threads)
 
 
 def read(model: Engine, ids: list[int], step: int = tinylm.engine.CHUNK) -> Logits:
@@ -113,10 +118,13 @@ def contestants(
 ) -> Iterator[tuple[str, Callable[[list[int]], Logits]]]:
     """What is compared, one after the other: a label, and ids -> logits."""
     for dtype in arguments.formats:
-        model = engine(folder, dtype, arguments)
-        yield f"tinylm {dtype}, as a prompt", lambda ids, model=model: read(model, ids)
+        model = engine(folder, dtype, arguments.kv_dtype, arguments.threads)
+        label = f"tinylm {dtype}" + (
+            "" if arguments.kv_dtype == "float32" else f" (cache {arguments.kv_dtype})"
+        )
+        yield f"{label}, as a prompt", lambda ids, model=model: read(model, ids)
         if dtype == "int8":
-            yield f"tinylm {dtype}, one by one", lambda ids, model=model: read(model, ids, ONE_BY_ONE)
+            yield f"{label}, one by one", lambda ids, model=model: read(model, ids, ONE_BY_ONE)
     if "llama.cpp" not in arguments.peers:
         return
     try:

@@ -198,3 +198,33 @@ def test_the_peers_file_holds_the_same_weights(tmp_path: Path, monkeypatch: pyte
             stored = checkpoint.float32(f"model.layers.2.self_attn.{kind}_proj.weight")
             written = tensors[f"blk.2.attn_{kind}.weight"].data
             np.testing.assert_array_equal(half_split_rows(written, 8), stored)
+
+
+def test_the_peers_file_of_a_gpt_neox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = pytest.importorskip("gguf")
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    from gguf_of_folder import write_gguf
+    from random_model import write_random
+
+    from tinylm.checkpoint import Checkpoint
+
+    config = {
+        "model_type": "gpt_neox", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 48, "vocab_size": 96, "max_position_embeddings": 64, "rotary_pct": 0.5,
+    }  # fmt: skip
+    folder = write_random(config, tmp_path / "model", "float32")
+    reader = gguf.GGUFReader(write_gguf(folder, tmp_path / "m.gguf"))
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    assert reader.get_field("gptneox.rope.dimension_count").contents() == 4
+    with Checkpoint(folder) as checkpoint:
+        assert len(tensors) == len(checkpoint.tensors)
+        np.testing.assert_array_equal(tensors["output.weight"], checkpoint.float32("embed_out.weight"))
+        for kind in ("weight", "bias"):
+            fused = checkpoint.float32(f"gpt_neox.layers.1.attention.query_key_value.{kind}")
+            written = tensors[f"blk.1.attn_qkv.{kind}"]
+            for head in range(4):
+                for part in range(3):
+                    # heads of 8: here queries, keys and values of a head stand together, there of all heads
+                    ours = fused[24 * head + 8 * part : 24 * head + 8 * part + 8]
+                    theirs = written[32 * part + 8 * head : 32 * part + 8 * head + 8]
+                    np.testing.assert_array_equal(theirs, ours)

@@ -33,9 +33,10 @@ from tinylm.kernels.simd import (
 
 FUNCTION, UNITS, CHUNK, AWAITED, AHEAD, AHEAD_BYTES, OPERANDS = range(7)
 """Places in a row of the table: address, units of work, units a chunk, units to wait for after it, what to fetch
-before waiting and how much of it, operands."""
+while waiting and how much of it, operands."""
 
 CACHE_LINE = 64
+LINES_AT_A_TIME = 4
 
 
 def single(address: int, units: int, chunk: int, operands: list[int]) -> NDArray[np.int64]:
@@ -53,13 +54,18 @@ SPINS = 4000
 
 
 @njit
-def _wait(address, target, sleep, microseconds):
-    """Until the int64 at `address` is `target`: spin, then sleep for moments."""
-    spins = 0
+def _wait(address, target, sleep, microseconds, ahead, ahead_bytes):
+    """Until the int64 at `address` is `target`: ask for the weights that come next, spin, then sleep for moments."""
+    spins, line = 0, 0
     while atomic_load(address) != target:
-        spins += 1
-        if spins > SPINS:
-            call_system(sleep, microseconds)
+        if line < ahead_bytes:  # a few at a time: what is waited for may be there at any moment
+            for _ in range(LINES_AT_A_TIME):
+                prefetch(ahead + line)
+                line += CACHE_LINE
+        else:
+            spins += 1
+            if spins > SPINS:
+                call_system(sleep, microseconds)
 
 
 @njit
@@ -90,10 +96,7 @@ def walk(table, counters, state, generation, sleep, microseconds):
             if completed > 0:
                 atomic_add(done, completed)
             if table[i, AWAITED] > 0:
-                # whoever has nothing to do asks for the weights that come next: memory is not idle meanwhile
-                for line in range(0, table[i, AHEAD_BYTES], CACHE_LINE):
-                    prefetch(table[i, AHEAD] + line)
-                _wait(done, table[i, AWAITED], sleep, microseconds)
+                _wait(done, table[i, AWAITED], sleep, microseconds, table[i, AHEAD], table[i, AHEAD_BYTES])
                 group = i + 1
     atomic_add(active, -1)
 
@@ -102,7 +105,7 @@ def walk(table, counters, state, generation, sleep, microseconds):
 def close(state, sleep, microseconds):
     """End the step: nobody can enter any more, and those inside have left when this returns."""
     atomic_store(state.ctypes.data + 8 * GENERATION, 0)
-    _wait(state.ctypes.data + 8 * ACTIVE, 0, sleep, microseconds)
+    _wait(state.ctypes.data + 8 * ACTIVE, 0, sleep, microseconds, 0, 0)
 
 
 @operation

@@ -26,7 +26,7 @@ GUARD = 64
 """float32 that stay free around a buffer. Where one ends closer to the next than a vector loop reaches ahead,
 LLVM's check for overlaps chooses the scalar loop, which rounds otherwise: bits would hang on addresses."""
 
-FETCHED = 256 * 1024
+FETCHED = 512 * 1024
 """Bytes of the next weights that a thread asks for before it waits."""
 
 Facts = dict[str, int]

@@ -4,9 +4,8 @@
 
 The same ids go through tinylm in each format and through llama.cpp in each of its own; all are held against
 tinylm's float32. Shown are the mean Kullback-Leibler divergence KL(float32 || format) in nats with its standard
-error, how often both find the same token likeliest, and the perplexity. tinylm's int8 computes a prompt otherwise
-than single tokens: both are measured. Texts are cut from their middle, where no title page is. The
-last line is JSON.
+error, how often both find the same token likeliest, and the perplexity. Texts
+are cut from their middle, where no title page is, and read as a prompt is. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -33,9 +32,6 @@ from tinylm.tokenizer import Tokenizer
 Logits = NDArray[np.float32]
 TEXTS = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "text"
 LEGAL, GENERAL = TEXTS / "scotus_opinion.txt.gz", TEXTS / "alice.txt.gz"
-
-ONE_BY_ONE = 8
-"""Tokens a step: so few are computed as a single one is."""
 
 ROWS = 64
 """Rows of logits that are compared at a time."""
@@ -105,9 +101,9 @@ def engine(folder: Path, dtype: str, kv_dtype: str, threads: int) -> Engine:
     return Engine.load(folder, dtype=dtype, kv_dtype=kv_dtype, threads=threads)
 
 
-def read(model: Engine, ids: list[int], step: int = tinylm.engine.CHUNK) -> Logits:
-    """(T, V): `step` ids at a time, by default as many as a prompt's."""
-    tinylm.engine.LOGIT_ROWS = step  # else a chunk is cut into smaller ones, which are computed more finely
+def read(model: Engine, ids: list[int]) -> Logits:
+    """(T, V), in the steps in which a prompt is read."""
+    tinylm.engine.LOGIT_ROWS = tinylm.engine.CHUNK  # else they are shorter
     sequence = model.new_sequence()
     model.reserve(sequence, len(ids))
     return model.extend(sequence, ids)
@@ -122,9 +118,7 @@ def contestants(
         label = f"tinylm {dtype}" + (
             "" if arguments.kv_dtype == "float32" else f" (cache {arguments.kv_dtype})"
         )
-        yield f"{label}, as a prompt", lambda ids, model=model: read(model, ids)
-        if dtype == "int8":
-            yield f"{label}, one by one", lambda ids, model=model: read(model, ids, ONE_BY_ONE)
+        yield label, lambda ids, model=model: read(model, ids)
     if "llama.cpp" not in arguments.peers:
         return
     try:

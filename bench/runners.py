@@ -86,11 +86,12 @@ def int8_folder(folder: Path, scratch: Path) -> Path:
     """The folder that `tinylm quantize` makes of another, or that one where it is int8 already."""
     import json
 
+    from tinylm.models.fields import QUANTIZATION_VERSION
     from tinylm.quantization import quantize_folder
 
     if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         return folder
-    target = scratch / "tinylm-int8"
+    target = scratch / f"tinylm-int8-{QUANTIZATION_VERSION}"
     return target if target.exists() else quantize_folder(folder, target)
 
 

@@ -38,12 +38,10 @@ def receipt(folder: Path, options: Sequence[str] = ()) -> dict[str, Any]:
 
 def kernel_facts() -> dict[str, Any]:
     """For which processor the kernels are compiled, and what they chose of it."""
-    from numba.core.registry import cpu_target
-
     from tinylm.kernels.dot import DOT
-    from tinylm.kernels.matmul_int8 import FEW_TOKENS, MANY_TOKENS
+    from tinylm.kernels.processor import target
 
-    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    triple, cpu, features = target()
     have = set(features.split(","))
     return {
         "triple": triple,
@@ -51,7 +49,6 @@ def kernel_facts() -> dict[str, Any]:
         "features": [name for name in FEATURES if f"+{name}" in have],
         "int8_product": DOT.kind,
         "int8_lanes": DOT.lanes,
-        "int8_tokens": {"few": FEW_TOKENS, "many": MANY_TOKENS},
     }
 
 

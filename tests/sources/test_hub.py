@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,6 +57,7 @@ class Hub:
         self.private = self.gated = False
         self.accepted_tokens: set[str] = set()
         self.cut_after: int | None = None  # cut the next answers' bodies after so many bytes
+        self.held: threading.Event | None = None  # half of the weights are sent, the rest when this is set
         self.damaged: bytes | None = None  # what is sent instead of the weights
         self.damaged_config = False
         self.status = 0  # answer everything so
@@ -179,6 +182,12 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(2)
             return
+        half = len(content) // 2
+        if hub.held is not None and name.endswith(".safetensors"):
+            self.wfile.write(content[start:half])
+            self.wfile.flush()
+            hub.held.wait(60)
+            start = half
         self.wfile.write(content[start:])
 
 
@@ -295,6 +304,33 @@ def test_a_cut_connection_is_taken_up_where_it_broke(
     assert len(ranges) == 1
     assert 0 < int(ranges[0].removeprefix("bytes=").rstrip("-")) <= 11_000_000
     assert capfd.readouterr() == ("", "")
+
+
+def test_ctrl_c_leaves_nothing_and_the_next_pull_works(home: Path, server: Server) -> None:
+    if sys.platform == "win32":
+        pytest.skip("no SIGINT for one process")
+    server.hub.held = threading.Event()
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tinylm", "pull", "someone/small-model"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    try:
+        while not any("/cdn/" in asked and way == "GET" for way, asked, _ in [*server.hub.requests]):
+            time.sleep(0.02)
+            assert child.poll() is None
+        time.sleep(0.2)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        server.hub.held.set()
+    assert (child.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    assert (pull() / "model.safetensors").read_bytes() == BIG
+    blobs = home / "hub" / "models--someone--small-model" / "blobs"
+    assert {blob.stat().st_size for blob in blobs.iterdir() if blob.stat().st_size > 1000} == {len(BIG)}
 
 
 def test_gated(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

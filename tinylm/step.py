@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,23 +42,23 @@ def make_step(
     `group` is H / Hkv; `logits` is "last" (of each sequence), "all", "none", or the indices of tokens.
     """
     counts = [len(ids) for _, _, ids in parts]
-    ends = np.cumsum(counts, dtype=np.int64)
-    starts = ends - counts
+    ends = list(accumulate(counts))
+    starts = [end - count for end, count in zip(ends, counts, strict=True)]
     lengths = [used + count for (_, used, _), count in zip(parts, counts, strict=True)]
-    tasks, tiles = plan(starts.tolist(), counts, lengths, group)
+    tasks, tiles = plan(starts, counts, lengths, group)
     if isinstance(logits, str):
-        chosen = {
-            "last": ends - 1,
-            "all": np.arange(ends[-1], dtype=np.int64),
-            "none": np.zeros(0, np.int64),
-        }[logits]
+        wanted = {"last": [end - 1 for end in ends], "all": range(ends[-1]), "none": ()}[logits]
+        chosen = np.array(wanted, np.int64)
     else:
         chosen = np.ascontiguousarray(logits, np.int64)
+    positions = [
+        np.arange(length - count, length, dtype=np.int64)
+        for length, count in zip(lengths, counts, strict=True)
+    ]
+    one = len(parts) == 1
     return Step(
-        ids=np.concatenate([ids for _, _, ids in parts]).astype(np.int64),
-        positions=np.concatenate(
-            [np.arange(length - count, length) for length, count in zip(lengths, counts, strict=True)]
-        ).astype(np.int64),
+        ids=parts[0][2] if one else np.concatenate([ids for _, _, ids in parts]),
+        positions=positions[0] if one else np.concatenate(positions),
         rows=np.repeat(np.arange(len(parts), dtype=np.int64), counts),
         chosen=chosen,
         caches=[cache for cache, _, _ in parts],

@@ -7,7 +7,7 @@ import pytest
 
 from tinylm.cache import KeyValueCache
 from tinylm.errors import ParameterError
-from tinylm.formats.key_values import KV_DTYPES, key_value_format, position_bytes
+from tinylm.formats.key_values import KV_DTYPES, automatic, key_value_format, position_bytes
 from tinylm.kernels.tile_attention import BLOCK
 
 LAYERS, HEADS, HEAD_DIM = 3, 2, 5
@@ -105,6 +105,12 @@ def test_a_copy_shares_nothing(name: str) -> None:
 def test_a_position_takes_what_its_numbers_take() -> None:
     assert position_bytes("float32", 30, 3, 64) == 2 * 4 * 30 * 3 * 64
     assert position_bytes("bfloat16", 30, 3, 64) == 2 * 2 * 30 * 3 * 64
+    assert position_bytes("int8", 30, 3, 64) == 30 * 3 * (2 * 64 + 2 + 4)
+
+
+def test_float32_weights_keep_their_accuracy_and_others_take_half_the_bytes() -> None:
+    assert automatic(["float32", "float32"]) == "float32"
+    assert automatic(["float32", "bfloat16"]) == automatic(["int8"]) == "float16"
 
 
 def test_an_unknown_format_is_told_by_name() -> None:

@@ -64,7 +64,7 @@ def test_memory_is_what_a_loaded_model_holds() -> None:
         engine = Engine.load(STORIES, dtype=dtype, threads=1)
         vectors = sum(vector.nbytes for one in engine.program.operations for vector in one.vectors.values())
         assert memory["weights"][dtype] == sum(one.nbytes for one in engine.program.matrices) + vectors
-    cache = engine.new_sequence().cache
+    cache = Engine.load(STORIES, threads=1).new_sequence().cache
     cache.reserve(512, 0)
     assert memory["keys and values"] == {"512": cache.nbytes}
 

@@ -16,7 +16,7 @@ from tinylm.cache import KeyValueCache
 from tinylm.checkpoint import Checkpoint
 from tinylm.errors import ContextError, ParameterError
 from tinylm.executor import Executor
-from tinylm.formats.key_values import key_value_format
+from tinylm.formats.key_values import automatic, key_value_format
 from tinylm.kernels.team import Team
 from tinylm.models import load_program
 from tinylm.program import Program
@@ -60,7 +60,8 @@ class Sequence:
 class Engine:
     """A loaded model. Calls from several threads are safe: each step waits for the one before it.
 
-    vocab_size, context_length: V and the largest number of positions; threads: the size of the team.
+    vocab_size, context_length: V and the largest number of positions; threads: the size of the team; kv_dtype: how
+    keys and values are stored, one of KV_DTYPES.
     """
 
     def __init__(
@@ -68,13 +69,14 @@ class Engine:
         program: Program,
         context_length: int,
         threads: int | Team | None = None,
-        kv_dtype: str = "float32",
+        kv_dtype: str = "auto",
     ) -> None:
         self.program = program
         self.context_length = context_length
         self.vocab_size = program.vocab_size
-        self.kv_dtype = kv_dtype
-        self.executor = Executor(program, _team(threads), key_value_format(kv_dtype))
+        matrices = [matrix.format for matrix in program.matrices]
+        self.kv_dtype = automatic(matrices) if kv_dtype == "auto" else kv_dtype
+        self.executor = Executor(program, _team(threads), key_value_format(self.kv_dtype))
         self._group = program.heads // program.key_value_heads
         self._lock = threading.Lock()
 
@@ -84,7 +86,7 @@ class Engine:
         folder: str | Path | Checkpoint,
         *,
         dtype: str = "auto",
-        kv_dtype: str = "float32",
+        kv_dtype: str = "auto",
         threads: int | None = None,
         architecture: str | None = None,
         tensor_names: TensorNames | None = None,
@@ -95,6 +97,8 @@ class Engine:
         """
         checkpoint = folder if isinstance(folder, Checkpoint) else Checkpoint(folder)
         team = _team(threads)
+        if kv_dtype != "auto":
+            key_value_format(kv_dtype)  # before the weights are read
         program, context_length = load_program(checkpoint, dtype, architecture, tensor_names, team)
         return cls(program, context_length, team, kv_dtype)
 

@@ -12,6 +12,7 @@ from tinylm.cache import KeyValueCache
 from tinylm.checkpoint import Checkpoint, read_json_object
 from tinylm.errors import TinylmError
 from tinylm.formats.int8 import stored_shapes
+from tinylm.formats.key_values import automatic, key_value_format
 from tinylm.models import architecture as find_architecture
 from tinylm.models import closest_fit, layout
 from tinylm.models.fields import Rope
@@ -131,7 +132,7 @@ def group_of(operation: Operation) -> str:
 def memory(program: Program, context: int, stored: str) -> dict[str, Any]:
     """Bytes of the weights in each format, and of the keys and values of one text at some lengths.
 
-    `as stored` names the format that is taken unless another is asked for.
+    `as stored` names the format that is taken unless another is asked for; keys and values are as beside it.
     """
     shapes = [matrix.shape for matrix in program.matrices]
     vectors = 4 * sum(vector.size for one in program.operations for vector in one.vectors.values())
@@ -141,7 +142,8 @@ def memory(program: Program, context: int, stored: str) -> dict[str, Any]:
         "bfloat16": sum(2 * N * K for N, K in shapes) + vectors,
         "int8": sum(math.prod(numbers) + 2 * math.prod(scales) for numbers, scales in int8) + vectors,
     }
-    cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim)
+    kv_format = key_value_format(automatic([stored]))
+    cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim, kv_format)
     lengths = sorted({*(length for length in CONTEXTS if length < context), context})
     return {
         "as stored": stored,

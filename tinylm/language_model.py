@@ -34,6 +34,7 @@ def load(
     model: str | PathLike[str] = "stories260k",
     *,
     dtype: str = "auto",
+    kv_dtype: str = "auto",
     threads: int | None = None,
     architecture: str | None = None,
     tensor_names: Mapping[str, str] | str | PathLike[str] | None = None,
@@ -41,7 +42,9 @@ def load(
 ) -> LanguageModel:
     """Open a model: a folder, or a name that `tinylm list` shows; the bundled story model by default.
 
-    `dtype` is the format of the weights in memory: "auto" as they are stored, or "float32", "bfloat16".
+    `dtype` is the format of the weights in memory: "auto" as they are stored, or "float32", "bfloat16", "int8".
+    `kv_dtype` is that of the keys and values of a text: "float32", "bfloat16", "float16" or "int8"; "auto" is
+    float32 beside float32 weights, and float16 beside others.
     `threads` is by default the number of fast cores. `architecture` says which known layout a folder
     has whose config.json names an unknown one; `tensor_names`, for a folder that calls its tensors otherwise,
     leads from the names of that layout to the folder's (or is a JSON file that does), with `{}` for the
@@ -61,7 +64,12 @@ def load(
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     names = TensorNames.read(tensor_names)
     engine = Engine.load(
-        checkpoint, dtype=dtype, threads=threads, architecture=architecture, tensor_names=names
+        checkpoint,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        threads=threads,
+        architecture=architecture,
+        tensor_names=names,
     )
     return LanguageModel(engine, tokenizer, checkpoint.config, checkpoint.generation_config)
 

@@ -160,10 +160,12 @@ def test_after_a_warmup_nothing_is_left_to_compile(capsys: Captured) -> None:
 
 
 def test_the_formats_are_those_of_the_library() -> None:
-    from tinylm.cli.parsing import FORMATS
+    from tinylm.cli.parsing import FORMATS, KV_FORMATS
+    from tinylm.formats.key_values import KV_DTYPES
     from tinylm.weights import DTYPES
 
     assert FORMATS == DTYPES
+    assert ("auto", *KV_DTYPES) == KV_FORMATS
 
 
 def test_every_command_has_a_file_and_every_file_is_used() -> None:

@@ -62,6 +62,7 @@ def open_model(folder: Path, arguments: argparse.Namespace) -> tuple[LanguageMod
         model = tinylm.load(
             folder,
             dtype=arguments.dtype,
+            kv_dtype=arguments.kv_dtype,
             threads=arguments.threads,
             architecture=arguments.architecture,
             tensor_names=arguments.tensor_names,

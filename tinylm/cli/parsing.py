@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 BUNDLED_MODEL = "stories260k"
 FORMATS = ("auto", "float32", "bfloat16", "int8")
+KV_FORMATS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model_options(parser: argparse.ArgumentParser, default: str = BUNDLED_MODEL) -> None:
-    """`--model`, `--dtype`, `--threads`, `--offline`: for every command that opens a model."""
+    """`--model`, `--dtype`, `--kv-dtype`, `--threads`, `--offline`: for every command that opens a model."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "-m", "--model", default=os.environ.get("TINYLM_MODEL") or default, metavar="MODEL",
@@ -47,6 +48,10 @@ def add_model_options(parser: argparse.ArgumentParser, default: str = BUNDLED_MO
     group.add_argument(
         "--dtype", choices=FORMATS, default="auto", help="how weights are held (default: auto, as stored)"
     )
+    group.add_argument(
+        "--kv-dtype", choices=KV_FORMATS, default="auto",
+        help="how keys and values of a text are held (default: auto, float32 beside float32 weights, else float16)",
+    )  # fmt: skip
     group.add_argument("--threads", type=int, metavar="N", help="threads (default: one a performance core)")
     group.add_argument("--offline", action="store_true", help="never touch the network")
     add_layout_options(group)

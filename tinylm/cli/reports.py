@@ -90,7 +90,9 @@ def weight_bytes(engine: Engine) -> int:
     return sum(matrix.nbytes for matrix in matrices.values() if matrix is not None)
 
 
-def bytes_a_position(engine: Engine) -> int:
+def bytes_a_position(engine: Engine) -> float:
     """Bytes of keys and values that a step reads for each position of the text."""
+    from tinylm.formats.key_values import position_bytes
+
     program = engine.program
-    return 2 * 4 * program.layers * program.key_value_heads * program.head_dim
+    return position_bytes(engine.kv_dtype, program.layers, program.key_value_heads, program.head_dim)

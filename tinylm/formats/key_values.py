@@ -6,12 +6,14 @@ and read them, and can do both itself in NumPy, for the reference. The cache and
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.errors import ParameterError
+from tinylm.formats.key_values_int8 import Int8KeyValues
 from tinylm.kernels import attention
 from tinylm.kernels.attention import padded, record_length
 from tinylm.kernels.jit import Operation
@@ -89,9 +91,15 @@ _FORMATS: tuple[KeyValueFormat, ...] = (
     FloatKeyValues(
         "float16", FLOAT16, attention.store_float16_operation, attention.attention_float16_operation
     ),
+    Int8KeyValues(),
 )
 
 KV_DTYPES = tuple(one.name for one in _FORMATS)
+
+
+def automatic(matrices: Iterable[str]) -> str:
+    """The format that is taken unless one is asked for, beside weights of these formats."""
+    return "float32" if set(matrices) <= {"float32"} else "float16"
 
 
 def key_value_format(name: str) -> KeyValueFormat:

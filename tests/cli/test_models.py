@@ -170,7 +170,10 @@ def test_the_formats_are_those_of_the_library() -> None:
 
 def test_every_command_has_a_file_and_every_file_is_used() -> None:
     files = {path.stem for path in (ROOT / "tinylm/cli").glob("*.py")}
-    shared = {"__init__", "chat_commands", "lines", "open_model", "parsing", "prompt", "reports", "terminal"}
+    shared = {
+        "__init__", "bench_report", "chat_commands", "lines", "open_model", "parsing", "prompt", "reports",
+        "terminal",
+    }  # fmt: skip
     assert files - shared == {module for module, _ in cli.COMMANDS.values()}
 
 

@@ -28,7 +28,7 @@ def test_facts_for_people(capsys: Captured) -> None:
         "chat template       none",
     ):
         assert f"\n{line}\n" in out
-    assert re.search(r"\n  float32 +1\.0 MB +1\.7 MB   as stored\n", out)
+    assert re.search(r"\n  float32 +1\.0 MB +2\.1 MB   as stored\n", out)
 
 
 def test_facts_for_machines(capsys: Captured) -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 STEP_TOKENS = 31
-"""Tokens of a step, guesses included: from 32 on int8 rounds activations more coarsely, and guesses cost too much."""
+"""Tokens of a step, guesses included: more guesses would cost more than they gain, and a step of more queries adds
+up attention otherwise, so that the last bits would hang on the guesses."""
 
 
 def continuations(request: Request, tokenizer: Tokenizer, vocab_size: int) -> list[Continuation]:

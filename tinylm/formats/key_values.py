@@ -98,8 +98,11 @@ KV_DTYPES = tuple(one.name for one in _FORMATS)
 
 
 def automatic(matrices: Iterable[str]) -> str:
-    """The format that is taken unless one is asked for, beside weights of these formats."""
-    return "float32" if set(matrices) <= {"float32"} else "float16"
+    """The format that is taken unless one is asked for, beside weights of these formats.
+
+    Half the memory and reading where the weights are rounded anyway; weights as published are computed exactly.
+    """
+    return "float16" if "int8" in matrices else "float32"
 
 
 def key_value_format(name: str) -> KeyValueFormat:

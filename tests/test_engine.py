@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import signal
 import threading
 from collections.abc import Callable
@@ -162,31 +161,6 @@ def test_other_formats_are_run_in_every_way_too(text: list[int], dtype: str) -> 
             np.testing.assert_array_equal(found, steps, "a sequence in company is as it is alone")
 
 
-@pytest.mark.skipif(
-    platform.machine() not in {"x86_64", "AMD64"}, reason="other compilers may fuse otherwise"
-)
-def test_int8_has_the_same_bits_in_steps_of_one_token_and_of_several(text: list[int]) -> None:
-    # Products are of integers, whose sums have no order; attention takes queries of few tokens alike.
-    engine = Engine.load(STORIES, dtype="int8", threads=2)
-    for begin in (0, BLOCK - 2, 2 * SPLIT - 9):
-        sequence, other = engine.new_sequence(), engine.new_sequence()
-        if begin:
-            engine.prefill(sequence, text[:begin])
-            engine.prefill(other, text[:begin])
-        alone = [engine.decode([sequence], [token])[0] for token in text[begin : begin + 31]]
-        for count in (1, 2, 3, 5, 8, 31):
-            (rows,) = engine.advance([other], [text[begin : begin + count]])
-            np.testing.assert_array_equal(rows, alone[:count])
-            other.truncate(begin)
-        several = [engine.new_sequence() for _ in range(3)]
-        for one in several:
-            if begin:
-                engine.prefill(one, text[:begin])
-        parts = engine.advance(several, [text[begin : begin + count] for count in (1, 4, 9)])
-        for rows in parts:
-            np.testing.assert_array_equal(rows, alone[: len(rows)])
-
-
 def test_more_sequences_than_lanes(engine: Engine, text: list[int], expected: np.ndarray) -> None:
     sequences = [engine.new_sequence() for _ in range(45)]
     for position in range(3):
@@ -220,26 +194,6 @@ def test_a_fork_has_its_room_from_the_beginning(
     assert engine.fork(trunk).cache.capacity < 300
     assert engine.fork(trunk, room=10**9).cache.capacity < 2 * CONTEXT
     assert_close(engine.decode([engine.fork(trunk, room=1)], [text[70]])[0], expected[70])
-
-
-def test_sequences_may_advance_by_different_counts(
-    engine: Engine, text: list[int], expected: np.ndarray
-) -> None:
-    lengths, counts = [40, 1, 300, BLOCK], [3, 1, 9, 2]
-    sequences = [engine.new_sequence() for _ in lengths]
-    for sequence, length in zip(sequences, lengths, strict=True):
-        engine.prefill(sequence, text[:length])
-    for step in range(3):
-        parts, rows = [], []
-        for sequence, count in zip(sequences, counts, strict=True):
-            rows.append(expected[len(sequence) : len(sequence) + count])
-            parts.append(text[len(sequence) : len(sequence) + count])
-        for found, wanted in zip(engine.advance(sequences, parts), rows, strict=True):
-            assert_close(found, wanted)
-        for sequence, part in zip(sequences, parts, strict=True):
-            assert sequence.ids == text[: len(sequence)]
-            sequence.truncate(len(sequence) - len(part) + 1)  # as after guesses of which none was right
-        counts = counts[step:] + counts[:step]
 
 
 def test_truncating_goes_back(engine: Engine, text: list[int], expected: np.ndarray) -> None:

@@ -59,7 +59,7 @@ def mixture(generator: random.Random) -> dict[str, Any]:
 def test_mixtures(seed: int, tmp_path: Path) -> None:
     variant = mixture(random.Random(seed))
     _, expected = SCRIPT.oracle(tmp_path, variant)
-    engine = Engine.load(tmp_path / "ours", threads=1)
+    engine = Engine.load(tmp_path / "ours", threads=1, kv_dtype="float32")
     found = engine.logits(SCRIPT.text_ids(engine.vocab_size))
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max(), variant
 
@@ -67,7 +67,7 @@ def test_mixtures(seed: int, tmp_path: Path) -> None:
 def test_a_text_longer_than_a_step(tmp_path: Path) -> None:
     ids = [int(i) for i in np.random.RandomState(1).randint(0, 97, CHUNK + 45)]
     _, expected = SCRIPT.oracle(tmp_path, {**SCRIPT.NEOX, "max_position_embeddings": 512}, ids)
-    engine = Engine.load(tmp_path / "ours", threads=2)
+    engine = Engine.load(tmp_path / "ours", threads=2, kv_dtype="float32")
     assert np.abs(engine.logits(ids) - expected).max() < 1e-5 * np.abs(expected).max()
     last = engine.prefill(engine.new_sequence(), ids)
     assert np.abs(last - expected[-1]).max() < 1e-5 * np.abs(expected).max()

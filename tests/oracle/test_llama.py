@@ -86,7 +86,7 @@ def check(found: np.ndarray, expected: np.ndarray, what: Any) -> None:
 def test_mixtures(seed: int, tmp_path: Path) -> None:
     variant = mixture(random.Random(seed))
     _, expected = SCRIPT.oracle(tmp_path, variant)
-    engine = Engine.load(tmp_path / "ours", threads=1 + seed % 3)
+    engine = Engine.load(tmp_path / "ours", threads=1 + seed % 3, kv_dtype="float32")
     ids = SCRIPT.text_ids(engine.vocab_size)
     check(engine.logits(ids), expected, variant)
     check(engine.trace(ids)["logits"], expected, variant)
@@ -101,7 +101,7 @@ def test_a_text_longer_than_a_step(name: str, tmp_path: Path) -> None:
     variant = {**SCRIPT.VARIANTS[name], "max_position_embeddings": length}
     ids = [int(i) for i in np.random.RandomState(1).randint(0, 97, length)]
     _, expected = SCRIPT.oracle(tmp_path, variant, ids)
-    engine = Engine.load(tmp_path / "ours", threads=2)
+    engine = Engine.load(tmp_path / "ours", threads=2, kv_dtype="float32")
     check(engine.logits(ids), expected, variant)
     sequence = engine.new_sequence()
     check(engine.prefill(sequence, ids[:-5]), expected[-6], variant)
@@ -115,7 +115,7 @@ def test_the_ids_that_it_chooses(seed: int, tmp_path: Path) -> None:
 
     SCRIPT.oracle(tmp_path, variant := mixture(random.Random(seed)))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32).eval()
-    engine = Engine.load(tmp_path / "ours", threads=2)
+    engine = Engine.load(tmp_path / "ours", threads=2, kv_dtype="float32")
     ids = SCRIPT.text_ids(engine.vocab_size)[:5]
     sequence = engine.new_sequence()
     logits = engine.prefill(sequence, ids)

@@ -109,7 +109,9 @@ def start(name: str, folder: Path, arguments: argparse.Namespace) -> RemoteRunne
     reasons = []
     for python in dict.fromkeys([sys.executable, *arguments.peer_python]):
         try:
-            return RemoteRunner(name, python, folder, arguments.threads, arguments.scratch)
+            return RemoteRunner(
+                name, python, folder, arguments.threads, arguments.scratch, arguments.kv_dtype
+            )
         except NotInstalledError as error:
             reasons.append(str(error))
     raise NotInstalledError("; ".join(dict.fromkeys(reasons)))

@@ -45,8 +45,10 @@ def test_contestants_are_processes_and_the_table_can_be_made_later(tmp_path: Pat
         *(["peak:64"] if os.name != "nt" else []),
     ]
     words = ["stories260k", "--formats", "float32", "int8", "--repeats", "2", "--threads", "1"]
-    record, printed = run("peers.py", *words, "--peers", "--cases", *cases, "--scratch", str(tmp_path))
+    words += ["--peers", "--kv-dtype", "bfloat16", "--scratch", str(tmp_path)]
+    record, printed = run("peers.py", *words, "--cases", *cases)
     assert set(record["settings"]) == {"tinylm float32", "tinylm int8"}
+    assert all(text.endswith("keys and values bfloat16") for text in record["settings"].values())
     found = {(one["case"], one["format"]): one for one in record["results"]}
     assert "decode 1024 is left out: the model's context is 512" in printed
     assert ("decode 1024", "int8") not in found

@@ -41,7 +41,8 @@ def pretend(triple: str, cpu: str, features: str = "") -> None:
     target.magic_tuple = lambda: (triple, cpu, features)
     target._add_module = lambda module: None
     context: Any = cpu_target.target_context
-    context.get_executable = lambda library, fndesc, environment: len  # never called, but must be a function
+    # never called, but Numba knows a function by it: a built-in one, another for each
+    context.get_executable = lambda library, fndesc, environment: [].append
     # The runtime's own code was made for this processor already: once more, untranslated.
     with global_compiler_lock:
         module, rtsys._library = create_nrt_module(context)

@@ -10,7 +10,8 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "emit_assembly.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}  # a checkout that is not installed will do
-KERNELS = ("matvec", "matvec_bfloat16", "matmul", "matmul_int8", "attention", "gate", "pack_int8")
+ATTENTION = ("attention_float32", "attention_bfloat16", "attention_float16", "attention_int8")
+KERNELS = ("matvec", "matvec_bfloat16", "matmul", "matmul_int8", *ATTENTION, "gate", "pack_int8")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def count(pattern, text):
     return len(re.findall(pattern, text, flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("kernel", ["matvec", "matvec_bfloat16", "matmul", "attention", "gate"])
+@pytest.mark.parametrize("kernel", ["matvec", "matvec_bfloat16", "matmul", *ATTENTION[:3], "gate"])
 def test_sums_are_vectors_of_four(assembly, kernel):
     assert count(r"^\s+fmla(\.4s|\s+v\d+\.4s)", assembly[kernel]) >= 4
 
@@ -44,6 +45,16 @@ def test_a_matrix_tile_keeps_its_sums_in_registers(assembly):
 def test_int8_uses_the_dot_product_instruction(assembly):
     # the tile of many tokens alone: 6 tokens x 4 registers
     assert count(r"^\s+sdot(\.4s|\s+v\d+\.4s)", assembly["matmul_int8"]) >= 24
+
+
+@pytest.mark.parametrize(("kernel", "widened"), [("bfloat16", r"shll|ushll"), ("float16", r"fcvtl")])
+def test_keys_and_values_of_two_bytes_are_widened_in_registers(assembly, kernel, widened):
+    assert count(rf"^\s+({widened})2?(\.4s|\s+v\d+\.4s)", assembly[f"attention_{kernel}"]) >= 4
+
+
+def test_int8_keys_and_values_use_the_dot_product_instruction(assembly):
+    # tiles of 4, 2 and 1 queries, of 4 registers each, for scores and for weighted sums
+    assert count(r"^\s+sdot(\.4s|\s+v\d+\.4s)", assembly["attention_int8"]) >= 2 * 4 * 7
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

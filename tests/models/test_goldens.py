@@ -54,7 +54,7 @@ def test_there_are_variants_and_goldens_of_each() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
-    engine = Engine.load(write(tmp_path, name), threads=1)
+    engine = Engine.load(write(tmp_path, name), threads=1, kv_dtype="float32")
     ids = SCRIPT.text_ids(engine.vocab_size)
     assert distance(engine.logits(ids), name) < TOLERANCE
     assert distance(engine.trace(ids)["logits"], name) < TOLERANCE
@@ -87,5 +87,5 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
 )
 def test_every_option_shows(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     """A config misread in one number or name would be seen at the tolerance of the tests above."""
-    engine = Engine.load(write(tmp_path, name, changes), threads=1)
+    engine = Engine.load(write(tmp_path, name, changes), threads=1, kv_dtype="float32")
     assert distance(engine.logits(SCRIPT.text_ids(engine.vocab_size)), name) > 2 * TOLERANCE

@@ -49,7 +49,7 @@ def main() -> None:
             result["start"] = measure_start(folder, ours.engine.threads, arguments.dtype)
             formats = {"tinylm": arguments.dtype, **PEERS}
             names = [f"{runner.name} {formats[runner.name]}" for runner in runners]
-            work = Work.of(ours.engine.program)
+            work = Work.of(ours.engine.program, ours.engine.kv_dtype)
             result["peak_memory"] = measure_peak(names, folder, ours.engine.threads, work, Path(scratch))
     print(json.dumps(result))
 
@@ -87,7 +87,7 @@ def peers(arguments: argparse.Namespace, folder: Path, scratch: Path) -> list[Ru
 def measure_speed(runners: list[Runner], ours: Tinylm, repeats: int) -> dict[str, dict[str, Any]]:
     """Every case, every runner, in turns; tokens a second and the share of the limit."""
     cases = [case for case in CASES if case.positions <= ours.engine.context_length]
-    work = Work.of(ours.engine.program)
+    work = Work.of(ours.engine.program, ours.engine.kv_dtype)
     samples, last = take_turns(runners, cases, repeats, Limits(ours.engine.threads), ours.engine.vocab_size)
     print(f"\nthe last token, which should be the same: {last}")
     result: dict[str, dict[str, Any]] = {}

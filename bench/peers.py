@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=CASES, type=case, metavar="KIND:N")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: as many as are worth having")
-    parser.add_argument("--kv-dtype", default="float32", help="how tinylm stores keys and values")
+    parser.add_argument("--kv-dtype", default="auto", help="how tinylm stores keys and values")
     parser.add_argument(
         "--peer-python", action="append", default=[], metavar="PATH", help="where else peers may be"
     )

@@ -74,7 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", default=["llama.cpp"], choices=["llama.cpp"])
     parser.add_argument("--types", nargs="+", default=["F32", "Q8_0", "Q4_0"], choices=PEER_TYPES)
     parser.add_argument(
-        "--kv-dtype", default="float32", help="how tinylm stores keys and values; float32's own stay"
+        "--kv-dtype", default="auto", help="how tinylm stores keys and values; float32's own stay"
     )
     parser.add_argument("--threads", type=int, help="default: as many as are worth having")
     arguments = parser.parse_args()
@@ -115,9 +115,7 @@ def contestants(
     """What is compared, one after the other: a label, and ids -> logits."""
     for dtype in arguments.formats:
         model = engine(folder, dtype, arguments.kv_dtype, arguments.threads)
-        label = f"tinylm {dtype}" + (
-            "" if arguments.kv_dtype == "float32" else f" (cache {arguments.kv_dtype})"
-        )
+        label = f"tinylm {dtype}" + ("" if model.kv_dtype == "float32" else f" (cache {model.kv_dtype})")
         yield label, lambda ids, model=model: read(model, ids)
     if "llama.cpp" not in arguments.peers:
         return

@@ -37,7 +37,7 @@ class Tinylm:
     """The engine of the project. A folder of int8 is made once, and mapped as a user would."""
 
     def __init__(
-        self, folder: Path, threads: int, dtype: str, scratch: Path | None = None, kv_dtype: str = "float32"
+        self, folder: Path, threads: int, dtype: str, scratch: Path | None = None, kv_dtype: str = "auto"
     ) -> None:
         from tinylm.engine import Engine
         from tinylm.measuring import Work
@@ -47,8 +47,10 @@ class Tinylm:
         self.engine = Engine.load(folder, dtype=dtype, threads=threads, kv_dtype=kv_dtype)
         self.engine.compile()
         self.name = "tinylm"
-        self.settings = f"dtype {dtype}, {self.engine.threads} threads, keys and values {kv_dtype}"
-        self.work = asdict(Work.of(self.engine.program, kv_dtype))
+        self.settings = (
+            f"dtype {dtype}, {self.engine.threads} threads, keys and values {self.engine.kv_dtype}"
+        )
+        self.work = asdict(Work.of(self.engine.program, self.engine.kv_dtype))
         self.token = -1
         self._ready: dict[tuple[int, int], tuple[list[Any], list[int]]] = {}
 
@@ -217,7 +219,7 @@ def makers() -> dict[str, Maker]:
     }
 
 
-def make(name: str, folder: Path, threads: int, scratch: Path, kv_dtype: str = "float32") -> Runner:
+def make(name: str, folder: Path, threads: int, scratch: Path, kv_dtype: str = "auto") -> Runner:
     """The runner `PEER FORMAT`, called so. kv_dtype: how tinylm stores keys and values."""
     peer, _, kind = name.rpartition(" ")
     if peer == "tinylm":

@@ -26,7 +26,7 @@ class RemoteRunner:
     """A `Runner` whose work is done by another process. Raises NotInstalledError, or RuntimeError if that fails."""
 
     def __init__(
-        self, name: str, python: str, folder: Path, threads: int, scratch: Path, kv_dtype: str = "float32"
+        self, name: str, python: str, folder: Path, threads: int, scratch: Path, kv_dtype: str = "auto"
     ) -> None:
         self.name, self.token = name, -1
         words = [python, str(HERE / "worker.py"), name, str(folder), str(threads), str(scratch), kv_dtype]

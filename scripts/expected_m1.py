@@ -21,6 +21,7 @@ from exact_shapes import MODELS
 
 from tinylm.checkpoint import Checkpoint
 from tinylm.formats.int8 import stored_shapes
+from tinylm.formats.key_values import automatic
 from tinylm.measuring import Work
 from tinylm.models import architecture, layout
 from tinylm.program import Program
@@ -71,7 +72,7 @@ def bytes_per_token(program: Program, dtype: str, depth: int) -> int:
     """What writing a token behind `depth` others reads: matrices that are multiplied, keys and values."""
     matrices = [one.matrix for one in program.operations if one.kind == "matmul"]
     weights = sum(bytes_of(matrix.shape, dtype) for matrix in matrices if matrix is not None)
-    return weights + depth * Work.of(program).position
+    return weights + int(depth * Work.of(program, automatic([dtype])).position)
 
 
 def table() -> str:

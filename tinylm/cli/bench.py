@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +50,8 @@ def parser() -> parsing.Parser:
         help=f"formats, of {', '.join(parsing.FORMATS)} (default: all that the model can be held in)",
     )  # fmt: skip
     group.add_argument(
-        "--kv-dtype", type=kv_formats, default=["float32"], metavar="A,B",
-        help="formats of keys and values (default: float32)",
+        "--kv-dtype", type=kv_formats, default=["auto"], metavar="A,B",
+        help=f"formats of keys and values, of {', '.join(parsing.KV_FORMATS)} (default: auto, by the weights)",
     )  # fmt: skip
     group.add_argument(
         "--threads", type=numbers, metavar="N,M", help="numbers of threads (default: one a performance core)"
@@ -98,18 +98,21 @@ def numbers(text: str) -> list[int]:
 
 def formats(text: str) -> list[str]:
     """`'int8,float32'` -> `['int8', 'float32']`."""
+    return choices(text, parsing.FORMATS)
+
+
+def choices(text: str, known: Sequence[str]) -> list[str]:
+    """Names between commas, each once. Raises ArgumentTypeError for one that is not known."""
     found = text.split(",")
     for name in found:
-        if name not in parsing.FORMATS:
-            raise argparse.ArgumentTypeError(
-                f"no format is called '{name}'; there are {', '.join(parsing.FORMATS)}"
-            )
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"no format is called '{name}'; there are {', '.join(known)}")
     return list(dict.fromkeys(found))
 
 
 def kv_formats(text: str) -> list[str]:
-    """`'float32,bfloat16'` -> `['float32', 'bfloat16']`; which there are, the engine says."""
-    return list(dict.fromkeys(text.split(",")))
+    """`'float32,bfloat16'` -> `['float32', 'bfloat16']`."""
+    return choices(text, parsing.KV_FORMATS)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -38,7 +38,9 @@ def version(identity: dict[str, str | None]) -> str:
 
 def table(results: list[dict[str, Any]]) -> Iterator[str]:
     """A row for each format, number of threads and test."""
-    several = len({one["kv_dtype"] for one in results}) > 1
+    several = len({(one["format"], one["kv_dtype"]) for one in results}) > len(
+        {one["format"] for one in results}
+    )
     yield "| format | threads | test | tokens/s | does | memory | share |"
     yield "|---|---|---|---|---|---|---|"
     for one in results:

@@ -11,8 +11,8 @@ from typing import Any
 from llvmlite import ir
 
 from tinylm.kernels.jit import cgutils
-from tinylm.kernels.processor import target
 from tinylm.kernels.simd import INT8, INT16, INT32
+from tinylm.kernels.target import target
 
 ROWS = 16
 """Rows of a block of weights."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinylm.kernels import machine_code
+from tinylm.kernels.machine_code import compiler
 
 FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 """`reassoc` turns SIMD on for sums. Never `True`: it would assume that there is no -inf, which masks use."""
@@ -33,8 +34,7 @@ class Later:
     def made(self) -> Any:
         """The thing itself, as Numba knows it."""
         if self._made is None:
-            import tinylm.kernels.compiler  # noqa: F401  (teaches Numba what a `Later` is)
-
+            compiler()  # teaches Numba what a `Later` is
             self._made = self._make()
         return self._made
 
@@ -63,9 +63,7 @@ class Function(Later):
         super().__init__(self._dispatcher)
 
     def _dispatcher(self) -> Any:
-        from tinylm.kernels.compiler import dispatcher
-
-        return dispatcher(self.py_func, FLAGS)
+        return compiler().dispatcher(self.py_func, FLAGS)
 
     def __call__(self, *arguments: Any) -> Any:
         """The compiled function's result; compiles at the first call with arguments of these types."""
@@ -92,13 +90,7 @@ def plain(function: Callable[..., Any]) -> Plain:
 
 def intrinsic(function: Callable[..., Any]) -> Any:
     """`numba.extending.intrinsic`."""
-
-    def make() -> Any:
-        from tinylm.kernels.compiler import make_intrinsic
-
-        return make_intrinsic(function)
-
-    return Later(make)
+    return Later(lambda: compiler().make_intrinsic(function))
 
 
 _lock = threading.Lock()

@@ -7,6 +7,7 @@ elsewhere, or where the system refuses that, LLVM does it.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import mmap
 import sys
 import time
@@ -38,6 +39,11 @@ _kept_alive: list[Any] = []
 """Mappings and engines that hold code: for as long as the process lives, since its addresses are passed around."""
 
 
+def compiler() -> Any:
+    """The module that needs Numba. By its name, when it is needed: it is written with what it compiles."""
+    return importlib.import_module("tinylm.kernels.compiler")
+
+
 def address_of(function: Callable[..., Any]) -> int:
     """Where the machine code of an operation begins."""
     path = entry(function, "operation")
@@ -49,9 +55,7 @@ def address_of(function: Callable[..., Any]) -> int:
             pass
     started = time.perf_counter()
     announce(function.__name__, 0.0)
-    from tinylm.kernels.compiler import object_code
-
-    made = object_code(function)
+    made = compiler().object_code(function)
     write(path, made)
     announce(function.__name__, time.perf_counter() - started)
     return _place(made, function.__name__)

@@ -20,15 +20,17 @@ BLOCK_ROWS = 2 * ROWS
 NAN_BITS = 0x7FC0
 """NaN as a bfloat16."""
 
-ONE, FEW, MANY = range(3)
+ONE, TWO, FOUR, EIGHT, MANY = range(5)
 """Kinds of tile, by how many tokens it takes at a time."""
 
-FEW_TOKENS, FEW_BLOCKS = (4, 2) if DOT.lanes == 16 else (2, 1)
 MANY_TOKENS, MANY_BLOCKS = {16: (12, 2), 8: (4, 1), 4: (6, 1)}[DOT.lanes]
-"""As many sums as this CPU's registers hold, beside what they meet."""
+"""As many sums as this CPU's registers hold, beside what they meet; few tokens take one block at a time, since the
+memory follows one stream."""
 
 _one = make_tile(1, 1)
-_few = make_tile(FEW_TOKENS, FEW_BLOCKS)
+_two = make_tile(2, 1)
+_four = make_tile(min(4, MANY_TOKENS), 1)
+_eight = make_tile(min(8, MANY_TOKENS), 1)
 _many = make_tile(MANY_TOKENS, MANY_BLOCKS)
 
 
@@ -182,8 +184,12 @@ def matmul_int8(packed, weights, scales, K, out, begin, end):
         kind, tokens, step = ONE, 1, ROWS
         if T - token >= MANY_TOKENS:
             kind, tokens, step = MANY, MANY_TOKENS, ROWS * MANY_BLOCKS
-        elif T - token >= FEW_TOKENS:
-            kind, tokens, step = FEW, FEW_TOKENS, ROWS * FEW_BLOCKS
+        elif T - token >= 8 and MANY_TOKENS > 8:
+            kind, tokens = EIGHT, 8
+        elif T - token >= 4 and MANY_TOKENS > 4:
+            kind, tokens = FOUR, 4
+        elif T - token >= 2:
+            kind, tokens = TWO, 2
         x = packed.ctypes.data + stride * token
         x_scale, x_sums = x + columns, x + columns + 4 * groups
         for n in range(begin, end, step):
@@ -199,8 +205,14 @@ def matmul_int8(packed, weights, scales, K, out, begin, end):
             if kind == MANY:
                 _many(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
                       x_sums, stride, target, target_stride)  # fmt: skip
-            elif kind == FEW:
-                _few(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
+            elif kind == EIGHT:
+                _eight(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
+                       x_sums, stride, target, target_stride)  # fmt: skip
+            elif kind == FOUR:
+                _four(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
+                      x_sums, stride, target, target_stride)  # fmt: skip
+            elif kind == TWO:
+                _two(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
                      x_sums, stride, target, target_stride)  # fmt: skip
             else:
                 _one(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,

@@ -12,8 +12,8 @@ import numpy as np
 from llvmlite import ir
 
 from tinylm.kernels.jit import intrinsic, types
-from tinylm.kernels.processor import target
 from tinylm.kernels.simd import FLOAT, INT16, INT32, INT64, pointer
+from tinylm.kernels.target import target
 from tinylm.kernels.tile import WIDTH
 from tinylm.kernels.vectors import at, loop
 

@@ -1,9 +1,8 @@
-"""What this processor is: by what the system says of it, and in LLVM's words."""
+"""What this processor is, by what the system says of it."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import platform
 import sys
@@ -36,23 +35,3 @@ def identity() -> tuple[str, ...]:
     """Tells one processor from another, and what a person set for it; kernels of one may be wrong on another."""
     asked = [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT")]
     return (sys.platform, platform.machine(), *asked, *_described())
-
-
-@cache
-def target() -> tuple[str, str, str]:
-    """Triple, name and features, as LLVM calls them, of the processor that kernels are compiled for.
-
-    LLVM says it once, and the cache keeps it: asking takes as long as starting the rest of the program.
-    """
-    from tinylm.kernels.cache import entry, read, write
-
-    path = entry(target.__wrapped__, "target")
-    kept = read(path)
-    if kept is None:
-        from numba.core.registry import cpu_target
-
-        triple, name, features = cpu_target.target_context.codegen().magic_tuple()
-        kept = json.dumps([triple, name, features]).encode()
-        write(path, kept)
-    triple, name, features = json.loads(kept)
-    return triple, name, features

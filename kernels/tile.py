@@ -13,8 +13,8 @@ from typing import Any
 from llvmlite import ir
 
 from tinylm.kernels.jit import intrinsic, types
-from tinylm.kernels.processor import target
 from tinylm.kernels.simd import FLOAT, INT64, load_float32, pointer
+from tinylm.kernels.target import target
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
 

@@ -22,7 +22,7 @@ PARTS = ROWS // DOT.lanes
 CHAINS = 4
 """Sums that grow side by side, at least."""
 
-IN_REGISTERS = 4
+IN_REGISTERS = 8 if DOT.lanes == 16 else 4
 """Up to so many float32 registers of results stay in registers from group to group; more go to memory."""
 
 

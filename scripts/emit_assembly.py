@@ -49,9 +49,9 @@ def pretend(triple: str, cpu: str, features: str = "") -> None:
         rtsys._library.add_ir_module(module)
         rtsys._library.finalize()
 
-    from tinylm.kernels import compiler, processor
+    from tinylm.kernels import compiler, target
 
-    processor.target = lambda: (triple, cpu, features)  # type: ignore[assignment]
+    target.target = lambda: (triple, cpu, features)  # type: ignore[assignment]
     compiler.KernelCache.load_overload = lambda self, sig, target_context: None  # type: ignore[method-assign]
     compiler.KernelCache.save_overload = lambda self, sig, data: None  # type: ignore[method-assign]
 

@@ -19,7 +19,7 @@ from tinylm.program import Buffer, Operation, Program
 CHUNK_BYTES = 192 * 1024
 """Bytes of weights that a thread takes at a time in a step of one token: some microseconds of bandwidth."""
 
-CHUNK_ROWS = 64
+CHUNK_ROWS = 128
 """Rows that a thread takes at a time in a step of several tokens: they stay in its cache meanwhile."""
 
 

@@ -39,7 +39,7 @@ def receipt(folder: Path, options: Sequence[str] = ()) -> dict[str, Any]:
 def kernel_facts() -> dict[str, Any]:
     """For which processor the kernels are compiled, and what they chose of it."""
     from tinylm.kernels.dot import DOT
-    from tinylm.kernels.processor import target
+    from tinylm.kernels.target import target
 
     triple, cpu, features = target()
     have = set(features.split(","))

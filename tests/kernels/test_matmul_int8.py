@@ -10,7 +10,6 @@ import pytest
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.matmul_int8 import (
     BLOCK_ROWS,
-    FEW_TOKENS,
     MANY_TOKENS,
     blocks_of,
     dequantize_reference,
@@ -200,9 +199,7 @@ class Case:
         return numbers[:, :K] * np.repeat(scales.astype(np.float64), GROUP, axis=1)[:, :K]
 
 
-TOKENS = sorted(
-    {1, 2, 3, FEW_TOKENS, FEW_TOKENS + 1, 7, 8, MANY_TOKENS, MANY_TOKENS + FEW_TOKENS + 1, 31, 75}
-)
+TOKENS = sorted({1, 2, 3, 4, 5, 7, 8, 11, MANY_TOKENS, MANY_TOKENS + 5, 31, 75})
 
 
 @pytest.mark.parametrize("T", TOKENS)
@@ -214,7 +211,7 @@ def test_what_was_rounded_is_multiplied_to_the_last_bit(T: int, N: int, K: int) 
     assert (np.abs(case.run() - exact) <= room).all()
 
 
-@pytest.mark.parametrize("T", [1, FEW_TOKENS, 48])
+@pytest.mark.parametrize("T", [1, 4, 48])
 def test_a_loud_number_does_not_drown_the_others(T: int) -> None:
     """One activation in a thousand is a hundred times the others: what rounding it costs must stay small."""
     case = Case(T, 64, 576)
@@ -231,7 +228,7 @@ def test_a_loud_number_does_not_drown_the_others(T: int) -> None:
     assert error(case.run()) < 0.5 * error(as_it_is @ weight.T)
 
 
-@pytest.mark.parametrize("T", [1, FEW_TOKENS, 7, 40])
+@pytest.mark.parametrize("T", [1, 4, 7, 40])
 @pytest.mark.parametrize("N", [20, 32, 33, 100, 172])
 def test_who_does_which_share_changes_no_bit(T: int, N: int) -> None:
     case = Case(T, N, 172)
@@ -242,7 +239,7 @@ def test_who_does_which_share_changes_no_bit(T: int, N: int) -> None:
     np.testing.assert_array_equal(case.run([(last, N), (0, last)]), whole)
 
 
-@pytest.mark.parametrize("T", [1, 2, FEW_TOKENS, 7, 40])
+@pytest.mark.parametrize("T", [1, 2, 4, 7, 40])
 def test_a_token_that_is_no_number_spoils_itself_alone(T: int) -> None:
     case = Case(T, 50, 130)
     expected = case.run()

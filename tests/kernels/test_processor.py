@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from numba.core.registry import cpu_target
 
-from tinylm.kernels import cache, processor
+from tinylm.kernels import cache, processor, target
 
 
 @pytest.fixture
@@ -19,18 +19,18 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_llvm_is_asked_once_and_what_it_said_is_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = cpu_target.target_context.codegen().magic_tuple()
-    assert processor.target.__wrapped__() == said
+    assert target.target.__wrapped__() == said
     assert len(list(fresh.iterdir())) == 1
     monkeypatch.setattr("numba.core.registry.cpu_target", None)
-    assert processor.target.__wrapped__() == said
+    assert target.target.__wrapped__() == said
 
 
 @pytest.mark.parametrize("spoiled", [b"", b"[1]", b"\0" * 99])
 def test_a_damaged_file_is_asked_anew(fresh: Path, spoiled: bytes) -> None:
-    said = processor.target.__wrapped__()
+    said = target.target.__wrapped__()
     (path,) = fresh.iterdir()
     path.write_bytes(spoiled)
-    assert processor.target.__wrapped__() == said
+    assert target.target.__wrapped__() == said
 
 
 def test_a_setting_makes_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,14 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "emit_assembly.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}  # a checkout that is not installed will do
 ATTENTION = ("attention_float32", "attention_bfloat16", "attention_float16", "attention_int8")
 KERNELS = ("matvec", "matvec_bfloat16", "matmul", "matmul_int8", *ATTENTION, "gate", "pack_int8")
+TEAM = ("walk", "close")
 
 
 @pytest.fixture(scope="module")
 def assembly():
     """The assembly of each kernel for arm64-apple-macosx / apple-m1; each in a process of its own."""
     found = {}
-    for kernel in KERNELS:
+    for kernel in KERNELS + TEAM:
         command = [sys.executable, str(SCRIPT), kernel, "arm64-apple-macosx", "apple-m1"]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=600, env=ENVIRONMENT
@@ -61,3 +62,13 @@ def test_int8_keys_and_values_use_the_dot_product_instruction(assembly):
 def test_no_function_of_the_mathematics_library_is_called(assembly, kernel):
     called = set(re.findall(r"^\s+bl\s+_(\w+)", assembly[kernel], flags=re.MULTILINE))
     assert not called & {"exp", "expf", "exp2f", "erff", "tanhf", "powf", "fmaf", "sqrtf", "rintf"}
+
+
+def test_the_team_orders_what_its_threads_see(assembly):
+    """ARM reorders loads and stores; an emulator on x86 does not, so the instructions themselves are looked for."""
+    walk, close = assembly["walk"], assembly["close"]
+    assert count(r"^\s+ldaddal\s", walk) >= 4  # come in, take a chunk, report it, leave
+    assert count(r"^\s+ldar\s", walk) >= 2  # the step is open; the units are done
+    assert count(r"^\s+stlr\s", close) >= 1  # the step is closed for those to come ...
+    assert count(r"^\s+ldar\s", close) >= 1  # ... before it is asked who is inside
+    assert not count(r"^\s+(ldaddl|ldadda|ldapu?r)\s", walk + close)

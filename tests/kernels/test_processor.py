@@ -34,6 +34,7 @@ def test_a_damaged_file_is_asked_anew(fresh: Path, spoiled: bytes) -> None:
 
 
 def test_a_setting_makes_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_CPU_NAME", raising=False)
     usual = processor.identity.__wrapped__()
     assert usual == processor.identity.__wrapped__()
     monkeypatch.setenv("NUMBA_CPU_NAME", "apple-m1")

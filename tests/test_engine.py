@@ -368,8 +368,8 @@ def test_ctrl_c_at_any_moment_leaves_the_engine_usable(text: list[int], expected
     try:
         for moment in range(60):
             sequence = engine.new_sequence()
-            signal.setitimer(signal.ITIMER_REAL, 1e-4 + 2e-4 * moment)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 + 2e-4 * moment)
                 for begin in range(0, CONTEXT, 7):
                     engine.prefill(sequence, text[begin : begin + 7])
                 while True:

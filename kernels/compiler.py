@@ -78,8 +78,13 @@ class KernelCache(NullCache):  # type: ignore[misc]
 
 
 def dispatcher(function: Callable[..., Any], flags: dict[str, Any]) -> Any:
-    """`numba.njit` of a function, with our cache."""
-    made = numba.njit(**flags)(function)
+    """`numba.njit` of a function for other kernels: Python cannot call it, so no way for that is compiled."""
+    return numba.njit(**flags, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
+def callable_dispatcher(function: Callable[..., Any], flags: dict[str, Any]) -> Any:
+    """`numba.njit` of a function for Python, with our cache."""
+    made = numba.njit(**flags, no_cfunc_wrapper=True)(function)
     made._cache = KernelCache(function)
     return made
 

@@ -60,6 +60,7 @@ class Function(Later):
         self.py_func = function
         self.__name__ = function.__name__
         self.__doc__ = function.__doc__
+        self._callable: Any = None
         super().__init__(self._dispatcher)
 
     def _dispatcher(self) -> Any:
@@ -67,7 +68,9 @@ class Function(Later):
 
     def __call__(self, *arguments: Any) -> Any:
         """The compiled function's result; compiles at the first call with arguments of these types."""
-        return self.made(*arguments)
+        if self._callable is None:
+            self._callable = compiler().callable_dispatcher(self.py_func, FLAGS)
+        return self._callable(*arguments)
 
 
 class Plain(Function):

@@ -20,9 +20,6 @@ BLOCK_ROWS = 2 * ROWS
 NAN_BITS = 0x7FC0
 """NaN as a bfloat16."""
 
-ONE, TWO, FOUR, EIGHT, MANY = range(5)
-"""Kinds of tile, by how many tokens it takes at a time."""
-
 MANY_TOKENS, MANY_BLOCKS = {16: (12, 2), 8: (4, 1), 4: (6, 1)}[DOT.lanes]
 """As many sums as this CPU's registers hold, beside what they meet; few tokens take one block at a time, since the
 memory follows one stream."""
@@ -181,15 +178,15 @@ def matmul_int8(packed, weights, scales, K, out, begin, end):
     edge = float32_2d_at(scratch(4 * MANY_TOKENS * BLOCK_ROWS), MANY_TOKENS, BLOCK_ROWS)
     token = 0
     while token < T:
-        kind, tokens, step = ONE, 1, ROWS
+        tokens, step = 1, ROWS
         if T - token >= MANY_TOKENS:
-            kind, tokens, step = MANY, MANY_TOKENS, ROWS * MANY_BLOCKS
-        elif T - token >= 8 and MANY_TOKENS > 8:
-            kind, tokens = EIGHT, 8
-        elif T - token >= 4 and MANY_TOKENS > 4:
-            kind, tokens = FOUR, 4
+            tokens, step = MANY_TOKENS, ROWS * MANY_BLOCKS
+        elif T - token >= 8:
+            tokens = 8
+        elif T - token >= 4:
+            tokens = 4
         elif T - token >= 2:
-            kind, tokens = TWO, 2
+            tokens = 2
         x = packed.ctypes.data + stride * token
         x_scale, x_sums = x + columns, x + columns + 4 * groups
         for n in range(begin, end, step):
@@ -202,16 +199,16 @@ def matmul_int8(packed, weights, scales, K, out, begin, end):
                 for row in range(step):
                     row_of[row] = np.float32(0)
             left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
-            if kind == MANY:
+            if tokens == MANY_TOKENS:
                 _many(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
                       x_sums, stride, target, target_stride)  # fmt: skip
-            elif kind == EIGHT:
+            elif tokens == 8:
                 _eight(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
                        x_sums, stride, target, target_stride)  # fmt: skip
-            elif kind == FOUR:
+            elif tokens == 4:
                 _four(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
                       x_sums, stride, target, target_stride)  # fmt: skip
-            elif kind == TWO:
+            elif tokens == 2:
                 _two(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
                      x_sums, stride, target, target_stride)  # fmt: skip
             else:

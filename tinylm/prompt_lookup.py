@@ -33,9 +33,8 @@ class PromptLookup:
 
     def __init__(self, ids: Iterable[int], longest: int) -> None:
         self._ids: list[int] = []
-        self._followers: dict[
-            tuple[int, ...], int
-        ] = {}  # n-gram -> place of the token after its last occurrence
+        # For each n-gram, the place of the token after its last occurrence.
+        self._followers: dict[tuple[int, ...], int] = {}
         self._longest = longest
         self._length = min(longest, FIRST_GUESS)
         self._pause = self._failures = 0
@@ -59,9 +58,8 @@ class PromptLookup:
         if place is None or length < 1:
             return []
         copied = self._ids[place : place + length]
-        return (copied * -(-length // len(copied)))[
-            :length
-        ]  # what reaches the end of the text repeats itself
+        # What reaches the end of the text repeats itself.
+        return (copied * -(-length // len(copied)))[:length]
 
     def judge(self, guessed: int, right: int) -> None:
         """Learn how many of the tokens guessed last were right."""

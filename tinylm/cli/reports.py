@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tinylm.completion import Completion
     from tinylm.engine import Engine
     from tinylm.language_model import LanguageModel
+    from tinylm.measuring import Work
 
 
 def as_json(model: LanguageModel, completions: list[Completion], facts: dict[str, Any]) -> str:
@@ -51,7 +52,7 @@ def figures(model: LanguageModel, completions: list[Completion], load_seconds: f
     tokens = sum(completion.timings.generated_tokens for completion in completions)
     seconds = max(completion.timings.decode_seconds for completion in completions)
     lines = [
-        f"load        {load_seconds:.2f} s, {size(weight_bytes(model.engine))} of weights a token,"
+        f"load        {load_seconds:.2f} s, {size(work(model.engine).weights)} of weights a token,"
         f" {model.engine.threads} threads",
         f"prompt      {first.prompt_tokens} tokens, {first.prompt_tokens_per_second:.1f} tokens/s,"
         f" first token after {first.first_token_seconds:.3f} s",
@@ -72,6 +73,13 @@ def figures(model: LanguageModel, completions: list[Completion], load_seconds: f
     return "\n".join(lines)
 
 
+def work(engine: Engine) -> Work:
+    """What a step of this engine reads and computes."""
+    from tinylm.measuring import Work
+
+    return Work.of(engine.program, engine.kv_dtype)
+
+
 def bandwidth_share(engine: Engine, completion: Completion) -> tuple[float, float]:
     """Bytes that decoding read over those that the memory can deliver in that time; and bytes a second it can."""
     from tinylm.kernels.bandwidth import Bandwidth
@@ -79,20 +87,7 @@ def bandwidth_share(engine: Engine, completion: Completion) -> tuple[float, floa
     timings = completion.timings
     steps = timings.generated_tokens - 1 - timings.accepted_tokens
     positions = timings.prompt_tokens + timings.generated_tokens / 2  # on average
-    read = steps * (weight_bytes(engine) + positions * bytes_a_position(engine))
+    each = work(engine)
+    read = steps * (each.weights + positions * each.position)
     bandwidth = Bandwidth(engine.executor.team).measure(passes=7)
     return read / timings.decode_seconds / bandwidth, bandwidth
-
-
-def weight_bytes(engine: Engine) -> int:
-    """Bytes of weights that the step of one token reads; of an embedding that is no head, nearly nothing."""
-    matrices = {id(one.matrix): one.matrix for one in engine.program.operations if one.kind == "matmul"}
-    return sum(matrix.nbytes for matrix in matrices.values() if matrix is not None)
-
-
-def bytes_a_position(engine: Engine) -> float:
-    """Bytes of keys and values that a step reads for each position of the text."""
-    from tinylm.formats.key_values import position_bytes
-
-    program = engine.program
-    return position_bytes(engine.kv_dtype, program.layers, program.key_value_heads, program.head_dim)

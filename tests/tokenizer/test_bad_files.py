@@ -99,6 +99,14 @@ WRONG: dict[str, tuple[str, str]] = {
         changed(model__merges=["a b", "a b c"]),
         r"merges\[1\] is 'a b c'; it must be two tokens",
     ),
+    "a merge of three beside one of one": (
+        changed(model__merges=["a b c", "a"]),
+        r"merges\[0\] is 'a b c'; it must be two tokens",
+    ),
+    "a line end in place of a merge": (
+        changed(model__merges=["a b \n a b"]),
+        r"merges\[0\] is 'a b \\n a b'; it must be two tokens",
+    ),
     "a pair of three": (changed(model__merges=[["a", "b", "c"]]), r"merges\[0\] .* must be two tokens"),
     "a pair of numbers": (changed(model__merges=[[1, 2]]), r"merges\[0\] is \[1, 2\]; it must be two tokens"),
     "a pair of lists": (changed(model__merges=[[["a"], ["b"]]]), r"merges\[0\] .* must be two tokens"),

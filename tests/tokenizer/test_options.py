@@ -341,14 +341,18 @@ def test_added_tokens(flags: tuple[bool, ...], normalizer: str) -> None:
     )
 
 
-@pytest.mark.parametrize("spelling", ["pairs", "strings", "version line"])
+@pytest.mark.parametrize("spelling", ["pairs", "strings", "version line", "line end"])
 def test_both_spellings_of_merges(spelling: str) -> None:
     merges: list[Any] = [merge for merge in MERGES if merge != [" ", " "]]
     if spelling != "pairs":
         merges = [" ".join(merge) for merge in merges]
     if spelling == "version line":
         merges = ["#version: 0.2", *merges]
-    agree(document({"vocab": vocabulary(CHARACTERS), "merges": merges}), seed=3)
+    vocab = vocabulary(CHARACTERS)
+    if spelling == "line end":
+        merges = ["\n \n", *merges, "a \n"]
+        vocab |= {"\n\n": len(vocab), "a\n": len(vocab) + 1}
+    agree(document({"vocab": vocab, "merges": merges}), seed=3)
 
 
 def test_a_pair_that_is_merged_twice_counts_where_it_comes_last() -> None:

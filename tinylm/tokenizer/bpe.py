@@ -7,9 +7,10 @@ Source: Sennrich, Haddow and Birch 2016, arXiv:1508.07909.
 from __future__ import annotations
 
 import sys
+from array import array
 from collections.abc import Iterable
-from itertools import accumulate, pairwise, repeat
-from operator import add, contains, itemgetter, lshift, or_
+from itertools import accumulate, pairwise
+from operator import add, itemgetter
 from typing import Any
 
 from tinylm.errors import TokenizerError
@@ -21,6 +22,8 @@ from .merge_table import MergeTable
 HIGHEST_ID = 2**31 - 1
 NEVER = 1 << 62
 """The rank of a pair that is not merged."""
+LOWER_HALF = 0 if sys.byteorder == "little" else 1
+"""Which of two 32-bit numbers in memory is the lower half of a 64-bit one."""
 
 Ids = tuple[int, ...]
 
@@ -213,25 +216,37 @@ def read_merges(fields: Fields, vocab: dict[str, int]) -> tuple[dict[int, int], 
     kinds = set(map(type, entries))
     if not kinds <= {str} and not kinds <= {list}:
         raise TokenizerError(f"{fields.where}.merges must hold only strings, or only pairs of strings")
-    if kinds == {str} and any(map(contains, entries, repeat("#version"))):
-        entries = [entry for entry in entries if not entry.startswith("#version")]
     # A quarter of a million merges: each step is one call for all of them.
     try:
         if kinds == {str}:
-            if set(map(str.count, entries, repeat(" "))) - {1}:
-                raise ValueError
-            tokens = " ".join(entries).split(" ") if entries else []
-            lefts, rights = tokens[::2], tokens[1::2]
+            entries, lefts, rights = split_merges(entries)
         else:
             if set(map(len, entries)) - {2}:
                 raise ValueError
             lefts, rights = [*map(itemgetter(0), entries)], [*map(itemgetter(1), entries)]
         merged = [*map(vocab.__getitem__, map(add, lefts, rights))]
-        upper = map(lshift, map(vocab.__getitem__, lefts), repeat(32))
-        pairs = map(or_, upper, map(vocab.__getitem__, rights))
+        halves = array("i", bytes(8 * len(merged)))
+        halves[1 - LOWER_HALF :: 2] = array("i", [*map(vocab.__getitem__, lefts)])
+        halves[LOWER_HALF::2] = array("i", [*map(vocab.__getitem__, rights)])
+        pairs = memoryview(halves).cast("B").cast("q").tolist()
         return dict(zip(pairs, range(len(merged)), strict=True)), merged
     except (KeyError, TypeError, ValueError):
         raise wrong_merge(fields, entries, vocab) from None
+
+
+def split_merges(entries: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """(merges without comments, their left tokens, their right ones). Raises ValueError where one is not `a b`."""
+    joined = " \n ".join(entries)
+    if "#version" in joined:
+        entries = [entry for entry in entries if not entry.startswith("#version")]
+        joined = " \n ".join(entries)
+    between = max(0, len(entries) - 1)
+    if joined.count("\n") == between:
+        tokens = joined.split(" ") if entries else []
+        if len(tokens) == 2 * len(entries) + between and tokens[2::3].count("\n") == between:
+            return entries, tokens[::3], tokens[1::3]
+    pairs = [entry.split(" ") for entry in entries]  # one of them has a line end in it, or is wrong
+    return entries, [left for left, _ in pairs], [right for _, right in pairs]
 
 
 def wrong_merge(fields: Fields, entries: list[Any], vocab: dict[str, int]) -> TokenizerError:

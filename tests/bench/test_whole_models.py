@@ -128,6 +128,19 @@ def test_the_table_of_two_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[7:] == ["- tinylm int8: a", "- llama.cpp Q8_0: b", "- left out: OpenVINO int8 (missing)"]
 
 
+def test_beside_a_neighbour(tmp_path: Path) -> None:
+    words = ["stories260k", "--contestants", "tinylm float32", "--threads", "1", "2", "--repeats", "2"]
+    record, printed = run("neighbour.py", *words, "--scratch", str(tmp_path))
+    found = {(one["threads"], one["state"]): one for one in record["results"]}
+    assert set(found) == {(1, "quiet"), (1, "neighbour"), (2, "quiet"), (2, "neighbour")}
+    assert found[1, "quiet"]["to_one_quiet_thread"] == 1
+    assert max(found[threads, "quiet"]["to_best_threads"] for threads in (1, 2)) == 1
+    one, two = found[1, "quiet"]["tokens_per_second"], found[2, "neighbour"]["tokens_per_second"]
+    ratio = found[2, "neighbour"]["to_one_quiet_thread"]
+    assert two["min"] / one["max"] <= ratio <= two["max"] / one["min"]
+    assert printed.count("| tinylm float32 |") == 2
+
+
 def test_quality_of_a_format_that_changes_nothing_and_of_one_that_rounds() -> None:
     text = ROOT / "tests" / "fixtures" / "perplexity" / "constitution.txt"
     words = ["stories260k", "--tokens", "96", "--threads", "1", "--peers", "--formats", "float32", "int8"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tinylm import __version__, cli, measuring, receipt
-from tinylm.cli import bench
+from tinylm.cli import bench, bench_report
 
 SHORT = ["--prompt", "32", "--depth", "0,16", "--tokens", "4", "--repeats", "2"]
 STORIES = Path(bench.__file__).resolve().parents[1] / "stories260k"
@@ -28,19 +28,21 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     found = rows(out)
     expected = [
-        [name, threads, test]
+        [name, "float16" if name == "int8" else "float32", threads, test]
         for name in ("float32", "bfloat16", "int8")
         for threads in ("1", "2")
         for test in ("pp32", "tg4", "tg4 @ 16")
     ]
-    assert [row[:3] for row in found] == expected
-    for _, _, test, rate, does, memory, share in found:
+    assert [row[:4] for row in found] == expected
+    for _, _, _, test, rate, does, memory, share in found:
         assert re.fullmatch(r"[\d,.]+ \([\d,.]+ to [\d,.]+\)", rate)
         assert re.fullmatch(r"[\d.]+ to [\d.]+ GB/s", memory)
         assert does.endswith("GFLOP/s" if test == "pp32" else " GB/s")
         assert bool(share) == (test != "pp32")
     assert f"stories260k on {receipt.describe_machine()['processor']}" in out
     assert f"tinylm {__version__} (" in out
+    assert "pp32: a prompt of 32 tokens is read.\ntg4 @ 16: 4 tokens are written behind 16 others.\n" in out
+    assert "(least to most) of 2 rounds in turns" in out
     assert "Interrupted" not in out
     assert [line for line in err.splitlines() if line.startswith("r")] == [
         "reading and warming up", "round 1 of 2", "round 2 of 2",
@@ -80,10 +82,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_keys_and_values_in_several_formats(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--prompt", "0", "--depth", "64", "--tokens", "2", "--repeats", "1", "--dtype", "int8", "-q"]
     assert cli.main(["bench", *words, "--kv-dtype", "float32,bfloat16"]) == 0
-    assert [row[0] for row in rows(capsys.readouterr().out)] == [
-        "int8, cache float32",
-        "int8, cache bfloat16",
-    ]
+    assert [row[:2] for row in rows(capsys.readouterr().out)] == [["int8", "float32"], ["int8", "bfloat16"]]
     assert cli.main(["bench", *words, "--kv-dtype", "float32,bfloat16", "--json"]) == 0
     wide, narrow = json.loads(capsys.readouterr().out)["results"]
     assert (wide["kv_dtype"], narrow["kv_dtype"]) == ("float32", "bfloat16")
@@ -96,9 +95,23 @@ def test_what_does_not_fit_is_left_out_and_said(capsys: pytest.CaptureFixture[st
     words = ["--prompt", "0", "--depth", "0,1024", "--tokens", "2", "--repeats", "1", "--dtype", "float32"]
     assert cli.main(["bench", *words]) == 0
     out, err = capsys.readouterr()
-    assert [row[2] for row in rows(out)] == ["tg2"]
+    assert [row[3] for row in rows(out)] == ["tg2"]
     assert "Left out: tg2 @ 1024 (the model's context is 512)." in out
     assert "tg2 @ 1024 is left out" in err
+
+
+def test_a_machine_that_is_not_steady_is_remarked() -> None:
+    def caption(*memory: tuple[int, float, float]) -> str:
+        one = {"test": "tg4", "kind": "generate", "tokens": 4, "depth": 0}
+        results = [
+            one | {"threads": threads, "memory": {"min": low, "max": high}} for threads, low, high in memory
+        ]
+        return " ".join(bench_report.caption({"repeats": 1, "results": results}))
+
+    assert "of one round." in caption((2, 30e9, 40e9))
+    assert "The memory gave" not in caption((2, 30e9, 40e9), (2, 28e9, 41e9))
+    assert "The memory gave 20 to 41 GB/s meanwhile" in caption((2, 30e9, 41e9), (2, 20e9, 40e9))
+    assert "The memory gave" not in caption((2, 30e9, 40e9), (1, 15e9, 20e9))
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -123,7 +136,7 @@ def test_ctrl_c_prints_what_was_measured(
         assert found["complete"] is False
         assert [len(one["samples"]) for one in found["results"]] == [2, 2, 1]
     else:
-        assert [row[2] for row in rows(out)] == ["pp32", "tg4", "tg4 @ 16"]
+        assert [row[3] for row in rows(out)] == ["pp32", "tg4", "tg4 @ 16"]
         assert "Interrupted: this is not all" in out
 
 

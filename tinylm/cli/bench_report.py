@@ -7,16 +7,14 @@ from typing import Any
 
 from tinylm.cli.terminal import size
 
-CAPTION = (
-    "Medians (smallest to largest sample) of {repeats} rounds in turns. memory: what as many threads could read right"
-    " before and after each sample; share: of it, against the better and against the worse of the two."
-)
+NOISY = 1.5
+"""How many times the least bandwidth the most may be before the reader is told what that means."""
 
 
 def markdown(found: dict[str, Any]) -> str:
     """What was found, for people; with a receipt where there is one."""
     lines = list(receipt_lines(found)) if "kernels" in found else [headline(found)]
-    lines += ["", *table(found["results"]), "", CAPTION.format(repeats=found["repeats"])]
+    lines += ["", *table(found["results"]), "", *caption(found)]
     lines += [f"Left out: {one.get('test') or one['format']} ({one['reason']})." for one in found["left_out"]]
     if not found["complete"]:
         lines.append("Interrupted: this is not all that was asked for.")
@@ -26,7 +24,7 @@ def markdown(found: dict[str, Any]) -> str:
 def headline(found: dict[str, Any]) -> str:
     """Model, machine and version in one line."""
     machine = found["machine"]
-    where = f"{found['model']} on {machine['processor']}, {machine['system']}"
+    where = f"{found['model']} on {machine['processor']}, {machine['cores']} cores, {machine['system']}"
     return f"{where}, {version(found['tinylm'])}, {found['date']}"
 
 
@@ -37,12 +35,9 @@ def version(identity: dict[str, str | None]) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> Iterator[str]:
-    """A row for each format, number of threads and test."""
-    several = len({(one["format"], one["kv_dtype"]) for one in results}) > len(
-        {one["format"] for one in results}
-    )
-    yield "| format | threads | test | tokens/s | does | memory | share |"
-    yield "|---|---|---|---|---|---|---|"
+    """A row for each format of weights and of keys and values, number of threads and test."""
+    yield "| weights | cache | threads | test | tokens/s | does | memory gives | share |"
+    yield "|---|---|---|---|---|---|---|---|"
     for one in results:
         rate, memory = one["tokens_per_second"], one["memory"]
         spread = f"{number(rate['median'])} ({number(rate['min'])} to {number(rate['max'])})"
@@ -52,9 +47,36 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
             does = f"{one['bytes_per_second'] / 1e9:.1f} GB/s"
         share = one["share"]
         part = "" if share is None else f"{100 * share['low']:.0f} to {100 * share['high']:.0f} %"
-        reads = f"{memory['min'] / 1e9:.1f} to {memory['max'] / 1e9:.1f} GB/s"
-        name = f"{one['format']}, cache {one['kv_dtype']}" if several else one["format"]
-        yield f"| {name} | {one['threads']} | {one['test']} | {spread} | {does} | {reads} | {part} |"
+        gives = f"{memory['min'] / 1e9:.1f} to {memory['max'] / 1e9:.1f} GB/s"
+        kind = f"{one['format']} | {one['kv_dtype']} | {one['threads']} | {one['test']}"
+        yield f"| {kind} | {spread} | {does} | {gives} | {part} |"
+
+
+def caption(found: dict[str, Any]) -> Iterator[str]:
+    """What the columns mean, for who has never seen them; and whether the machine was steady."""
+    results = found["results"]
+    prompt = next((one for one in results if one["kind"] == "prompt"), None)
+    written = max(
+        (one for one in results if one["kind"] != "prompt"), key=lambda one: one["depth"], default=None
+    )
+    if prompt is not None:
+        yield f"{prompt['test']}: a prompt of {prompt['tokens']:,} tokens is read."
+    if written is not None:
+        behind = f" behind {written['depth']:,} others" if written["depth"] else ""
+        yield f"{written['test']}: {written['tokens']:,} tokens are written{behind}."
+    rounds = f"{found['repeats']} rounds in turns" if found["repeats"] > 1 else "one round"
+    yield f"tokens/s: the median (least to most) of {rounds}. cache: how keys and values are stored."
+    yield "does: what is read of weights and cache in a second, or computed for a prompt."
+    yield "memory gives: what as many threads could read right before and after each sample;"
+    yield "share: of that, against the better and against the worse of the two."
+    # as many threads everywhere: more of them read faster on a machine that is steady too
+    alike = [one["memory"] for one in results if one["threads"] == results[0]["threads"]]
+    least, most = min(one["min"] for one in alike), max(one["max"] for one in alike)
+    if most > NOISY * least:
+        yield (
+            f"The memory gave {least / 1e9:.0f} to {most / 1e9:.0f} GB/s meanwhile (other work, heat):"
+            " compare shares, and rows of one run, rather than tokens/s of different runs."
+        )
 
 
 def number(value: float) -> str:

@@ -122,10 +122,15 @@ class Operation:
 
     def __call__(self, operands: np.ndarray[Any, np.dtype[np.int64]], begin: int = 0, end: int = 1) -> None:
         """Do units `begin` to `end` in this thread, without the GIL."""
+        self.callable(operands.ctypes.data, begin, end)
+
+    @property
+    def callable(self) -> Callable[[int, int, int], None]:
+        """The same, of the operands' address."""
         if self._call is None:
             kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
             self._call = kind(self.address)
-        self._call(operands.ctypes.data, begin, end)
+        return self._call  # type: ignore[no-any-return]
 
 
 def operation(function: Callable[..., Any]) -> Operation:

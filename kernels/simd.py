@@ -191,3 +191,26 @@ def scratch(typingctx: Any, size: Any) -> Any:
         return builder.ptrtoint(room, INT64)
 
     return types.int64(types.int64), generate
+
+
+@intrinsic
+def pause(typingctx: Any) -> Any:
+    """Tell the processor that this thread only looks and looks again: it saves power, and leaves what a core has
+    to the other thread on it.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        from tinylm.kernels import target
+
+        triple = target.target()[0]
+        if triple.startswith(("x86_64", "i686")):
+            name, operands = "llvm.x86.sse2.pause", []
+        elif triple.startswith(("aarch64", "arm64")):
+            name, operands = "llvm.aarch64.hint", [INT32(1)]  # yield
+        else:
+            return context.get_dummy_value()
+        kind = ir.FunctionType(ir.VoidType(), [INT32] * len(operands))
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
+        return context.get_dummy_value()
+
+    return types.void(), generate

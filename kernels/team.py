@@ -4,15 +4,18 @@ Each operation's work is handed out in chunks from an atomic counter. Nobody wai
 goes on when all *units* of an operation are done, whoever did them. So one that arrives late, or whose core
 was taken away, holds nobody up unless it has a chunk in hand. Whoever waits spins for a bounded while and
 then sleeps for moments, which gives its core to whom the system wants there (the one with that chunk).
+
+A worker that comes out of a step looks for the next one for a bounded while before it sleeps: in a text's making
+that comes within a fraction of a millisecond, and waking a thread through the system and the GIL takes as long.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 import weakref
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,6 @@ from numpy.typing import NDArray
 
 from tinylm.kernels.cores import default_threads
 from tinylm.kernels.jit import carray, njit, operation
-from tinylm.kernels.operands import array_operands, int64_1d, int64_2d
 from tinylm.kernels.simd import (
     atomic_add,
     atomic_load,
@@ -28,12 +30,14 @@ from tinylm.kernels.simd import (
     call_operation,
     call_system,
     memory,
+    pause,
     prefetch,
 )
 
-FUNCTION, UNITS, CHUNK, AWAITED, AHEAD, AHEAD_BYTES, OPERANDS = range(7)
-"""Places in a row of the table: address, units of work, units a chunk, units to wait for after it, what to fetch
-while waiting and how much of it, operands."""
+FUNCTION, UNITS, FIRST, CHUNK, AWAITED, AHEAD, AHEAD_STRIDE, AHEAD_BYTES, OPERANDS = range(9)
+"""Places in a row of the table: address; units of work; units a chunk, for the first chunk of each thread and for
+those after; units to wait for after it; what to fetch while waiting, how far apart for each thread, how much of it;
+operands."""
 
 CACHE_LINE = 64
 LINES_AT_A_TIME = 4
@@ -41,22 +45,42 @@ LINES_AT_A_TIME = 4
 
 def single(address: int, units: int, chunk: int, operands: list[int]) -> NDArray[np.int64]:
     """The table of one operation alone."""
-    return np.array([[address, units, chunk, units, 0, 0, *operands]], np.int64)
+    return np.array([[address, units, chunk, chunk, units, 0, 0, 0, *operands]], np.int64)
 
 
 LINE = 16
 """int64 a counter has to itself: two cache lines (M1's are 128 bytes), so that no two counters share one."""
 
-GENERATION, ACTIVE = 0, LINE
-"""Places in the shared state: the step that is open for work, and how many threads are inside it."""
+DONE = 1
+"""Place in the line of an operation's counters: units done of the operations since the last wait; chunks handed out
+stand before it."""
 
-SPINS = 4000
+GENERATION, ACTIVE = 0, LINE
+"""Places in the state: the step that is open for work or 0, and how many threads are inside it."""
+
+HERE, TABLE, ROWS, PLACES, COUNTERS, LATEST, ASLEEP, LINGER, SLEEP, MICROSECONDS, THREADS = range(
+    2 * LINE, 2 * LINE + 11
+)
+"""Places in the state that only the caller writes, while no step is open: the address of the state; the table, its
+shape, and the counters; the latest step; workers asleep when it was opened; how often a worker looks for the next
+step; what makes a thread sleep; threads."""
+
+AWAKE = 3 * LINE
+"""For each worker a line: whether it will see a step that opens now."""
+
+SPINS = 10_000
+
+LOOKS = 20_000
+"""How often a worker looks for the next step before it sleeps: about half a millisecond."""
 
 
 @njit
-def _wait(address, target, sleep, microseconds, ahead, ahead_bytes):
-    """Until the int64 at `address` is `target`: ask for the weights that come next, spin, then sleep for moments."""
-    spins, line = 0, 0
+def _wait(address, target, sleep, microseconds, ahead, ahead_bytes, line):
+    """Until the int64 at `address` is `target`: ask for the weights that come next, spin, then sleep for moments.
+
+    `line`: how many of these bytes have been asked for; returns how many have been then.
+    """
+    spins = 0
     while atomic_load(address) != target:
         if line < ahead_bytes:  # a few at a time: what is waited for may be there at any moment
             for _ in range(LINES_AT_A_TIME):
@@ -66,65 +90,113 @@ def _wait(address, target, sleep, microseconds, ahead, ahead_bytes):
             spins += 1
             if spins > SPINS:
                 call_system(sleep, microseconds)
+    return line
 
 
 @njit
-def walk(table, counters, state, generation, sleep, microseconds):
-    """One thread's way through the table (operations, places); returns when every operation is done.
+def walk(here, generation, thread):
+    """One thread's way through the table of the state at `here`, if `generation` is still the step that is open.
 
-    `counters` (operations + 1, 2 * LINE): for each operation, the next unit to hand out, and how many units
-    are done of the operations since the last wait. The first caller owns the step: it opened `generation`.
+    Thread 0, the caller, returns when every operation is done, the others when nothing is left to be taken. The
+    table is only looked at inside: whoever has opened the step keeps it until all have left.
     """
-    active = state.ctypes.data + 8 * ACTIVE
-    atomic_add(active, 1)
-    if atomic_load(state.ctypes.data + 8 * GENERATION) == generation:
+    atomic_add(here + 8 * ACTIVE, 1)
+    if atomic_load(here + 8 * GENERATION) == generation:
+        state = carray(memory(here), (AWAKE,), np.int64)
+        rows, places, counters = state[ROWS], state[PLACES], state[COUNTERS]
+        table = carray(memory(state[TABLE]), (rows, places), np.int64)
+        sleep, microseconds, threads = state[SLEEP], state[MICROSECONDS], state[THREADS]
         group = 0
-        for i in range(table.shape[0]):
-            units, chunk = table[i, UNITS], table[i, CHUNK]
-            following = counters.ctypes.data + 8 * 2 * LINE * i
-            done = counters.ctypes.data + 8 * (2 * LINE * group + LINE)
+        expected = min(max(thread, 1), threads - 1)
+        fetched, line = 0, 0
+        for i in range(rows):
+            units, first, chunk = table[i, UNITS], table[i, FIRST], table[i, CHUNK]
+            following = counters + 8 * LINE * i
+            done = counters + 8 * (LINE * group + DONE)
             completed = 0
             while True:
-                begin = atomic_add(following, chunk)
+                number = atomic_add(following, 1)
+                begin, size = first * number, first
+                if number >= threads:
+                    begin, size = first * threads + chunk * (number - threads), chunk
                 if begin >= units:
                     break
-                end = min(begin + chunk, units)
+                end = min(begin + size, units)
                 call_operation(
-                    table[i, FUNCTION], table.ctypes.data + 8 * (table.shape[1] * i + OPERANDS), begin, end
+                    table[i, FUNCTION], table.ctypes.data + 8 * (places * i + OPERANDS), begin, end
                 )
                 completed += end - begin
             if completed > 0:
                 atomic_add(done, completed)
             if table[i, AWAITED] > 0:
-                _wait(done, table[i, AWAITED], sleep, microseconds, table[i, AHEAD], table[i, AHEAD_BYTES])
+                if thread == 0 or i + 1 < rows:
+                    ahead = table[i, AHEAD] + table[i, AHEAD_STRIDE] * expected
+                    if ahead != fetched:
+                        fetched, line = ahead, 0
+                    line = _wait(
+                        done, table[i, AWAITED], sleep, microseconds, ahead, table[i, AHEAD_BYTES], line
+                    )
                 group = i + 1
-    atomic_add(active, -1)
+    atomic_add(here + 8 * ACTIVE, -1)
 
 
 @njit
-def close(state, sleep, microseconds):
+def close(state, here):
     """End the step: nobody can enter any more, and those inside have left when this returns."""
-    atomic_store(state.ctypes.data + 8 * GENERATION, 0)
-    _wait(state.ctypes.data + 8 * ACTIVE, 0, sleep, microseconds, 0, 0)
+    atomic_store(here + 8 * GENERATION, 0)
+    _wait(here + 8 * ACTIVE, 0, state[SLEEP], state[MICROSECONDS], 0, 0, 0)
 
 
 @operation
-def walk_operation(operands, begin, end):
-    """table (3), counters (3), state (2), generation, sleep, microseconds (1 each)."""
-    walk(
-        int64_2d(operands, 0),
-        int64_2d(operands, 3),
-        int64_1d(operands, 6),
-        operands[8],
-        operands[9],
-        operands[10],
-    )
+def close_operation(state, begin, end):
+    """`close` of a state."""
+    close(state, state[HERE])
 
 
 @operation
-def close_operation(operands, begin, end):
-    """state (2), sleep, microseconds (1 each)."""
-    close(int64_1d(operands, 0), operands[2], operands[3])
+def open_operation(state, begin, end):
+    """Open a step for the workers 0 to `end`, and count those of them that have to be woken."""
+    here = state[HERE]
+    close(state, here)
+    counters = carray(memory(state[COUNTERS]), (state[ROWS] * LINE,), np.int64)
+    counters[:] = 0
+    state[LATEST] += 1
+    atomic_store(here + 8 * GENERATION, state[LATEST])
+    asleep = 0
+    for worker in range(end):
+        asleep += 1 - atomic_load(here + 8 * (AWAKE + LINE * worker))
+    state[ASLEEP] = asleep
+
+
+@operation
+def walk_operation(state, begin, end):
+    """The caller's way through the step that is open; closes it."""
+    here = state[HERE]
+    walk(here, state[LATEST], 0)
+    close(state, here)
+
+
+@operation
+def attend_operation(state, begin, end):
+    """A worker's time awake: this step and those that open soon after. It is number `begin` of `end`."""
+    here = state[HERE]
+    awake = here + 8 * (AWAKE + LINE * begin)
+    seen, looks = 0, 0
+    atomic_store(awake, 1)
+    while True:
+        generation = atomic_load(here + 8 * GENERATION)
+        if generation > seen:
+            walk(here, generation, begin + 1)
+            seen, looks = generation, 0
+        elif looks < state[LINGER]:
+            looks += 1
+            pause()
+        else:
+            # The caller opens a step and then looks who sleeps; a worker says so and then looks for a step.
+            atomic_store(awake, 0)
+            if atomic_load(here + 8 * GENERATION) <= seen:
+                break
+            atomic_store(awake, 1)
 
 
 @operation
@@ -144,56 +216,107 @@ def _system_sleep() -> tuple[int, int]:
     return ctypes.cast(ctypes.CDLL(None).usleep, ctypes.c_void_p).value or 0, 20
 
 
-Job = tuple[NDArray[np.int64], ...]
-"""The operands of `walk_operation`, and the arrays that they point to: who comes late still finds them."""
+class _Workers:
+    """The threads beside the caller: each sleeps at a lock of its own until that is released."""
+
+    def __init__(self, state: NDArray[np.int64], count: int) -> None:
+        self._state, self._count = state, count
+        self.beds: list[threading.Lock] = []
+        self._dismissed = False
+
+    def start(self) -> None:
+        """Have all threads that are wanted."""
+        while len(self.beds) < self._count:
+            bed = threading.Lock()
+            bed.acquire()
+            arguments = bed, len(self.beds)
+            threading.Thread(target=self._live, args=arguments, name="tinylm", daemon=True).start()
+            self.beds.append(bed)
+
+    def _live(self, bed: threading.Lock, worker: int) -> None:
+        while True:
+            bed.acquire()
+            if self._dismissed:
+                return
+            attend_operation(self._state, worker, self._count)
+
+    def awake(self, worker: int) -> bool:
+        """Whether a worker will see a step that opens now."""
+        return bool(self._state[AWAKE + LINE * worker])
+
+    def wake(self) -> None:
+        """Wake those who sleep; who is just getting up comes anyway."""
+        for worker, bed in enumerate(self.beds):
+            if not self.awake(worker) and bed.locked():
+                bed.release()
+
+    def dismiss(self) -> None:
+        """Let the threads end."""
+        self._dismissed = True
+        for bed in self.beds:
+            if bed.locked():
+                bed.release()
+
+    def forget(self) -> None:
+        """A child process has none of its parent's threads."""
+        self.beds.clear()
+        self._state[[GENERATION, ACTIVE]] = 0
+        self._state[AWAKE:] = 0
 
 
-def _work(jobs: SimpleQueue[Job | None]) -> None:
-    """A worker's life: sleep until there is a job, walk it, until the job is None."""
-    while (job := jobs.get()) is not None:
-        walk_operation(job[0])
-        del job
+_all_workers: weakref.WeakSet[_Workers] = weakref.WeakSet()
 
 
-def _dismiss(queues: list[SimpleQueue[Job | None]]) -> None:
-    for jobs in queues:
-        jobs.put(None)
+def _forget() -> None:
+    for workers in _all_workers:
+        workers.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 class Team:
-    """`threads` threads, the caller included; the others start with the first step and sleep between steps."""
+    """`threads` threads, the caller included; the others start with the first step and sleep when there is no next."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or default_threads()
-        self._queues: list[SimpleQueue[Job | None]] = []
-        self._state = np.zeros(2 * LINE, np.int64)
-        self._counters = np.zeros((0, 2 * LINE), np.int64)
-        self._generation = 0
-        self._sleep = _system_sleep()
-        self._closing = np.array([*array_operands(self._state), *self._sleep], np.int64)
-        weakref.finalize(self, _dismiss, self._queues)
-
-    def _start(self) -> None:
-        for _ in range(self.threads - 1):
-            jobs: SimpleQueue[Job | None] = SimpleQueue()
-            self._queues.append(jobs)
-            threading.Thread(target=_work, args=(jobs,), name="tinylm", daemon=True).start()
+        self._table: NDArray[np.int64] = np.zeros((0, OPERANDS), np.int64)
+        self._counters = np.zeros((0, LINE), np.int64)
+        self._state = np.zeros(AWAKE + LINE * self.threads, np.int64)
+        self._here = self._state[HERE] = self._state.ctypes.data
+        # where threads share a core, whoever looked for work would take it from those who have some
+        self._state[LINGER] = LOOKS if self.threads <= default_threads() else 0
+        self._state[[SLEEP, MICROSECONDS]] = _system_sleep()
+        self._state[THREADS] = self.threads
+        self._workers = _Workers(self._state, self.threads - 1)
+        _all_workers.add(self._workers)
+        weakref.finalize(self, self._workers.dismiss)
 
     def run(self, table: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         """All operations of the table (operations, places) int64, in order. One caller at a time."""
-        if len(self._queues) < self.threads - 1:
-            self._start()
-        if len(self._counters) < len(table):
-            self._counters = np.zeros((len(table), 2 * LINE), np.int64)
-        self._counters[: len(table)] = 0
-        self._generation += 1
-        self._state[GENERATION] = self._generation
-        arrays = (table, self._counters, self._state)
-        operands = [number for array in arrays for number in array_operands(array)]
-        job = (np.array([*operands, self._generation, *self._sleep], np.int64), *arrays)
+        if table is not self._table:
+            self._lay_out(table)
+        workers = self._workers
         try:  # whatever interrupts the caller: when this returns, nobody is at the table any more
-            for jobs in self._queues:
-                jobs.put(job)
-            walk_operation(job[0])
-        finally:
-            close_operation(self._closing)
+            if len(workers.beds) < self.threads - 1:
+                workers.start()
+            open_operation.callable(self._here, 0, self.threads - 1)
+            if self._state[ASLEEP]:
+                workers.wake()
+            walk_operation.callable(self._here, 0, 1)
+        except BaseException:
+            close_operation.callable(self._here, 0, 1)
+            raise
+
+    def _lay_out(self, table: NDArray[np.int64]) -> None:
+        """Write into the state what the threads have to know of a table."""
+        self._table = np.zeros(
+            (0, OPERANDS), np.int64
+        )  # whatever interrupts this, the next call does it again
+        close_operation(self._state)
+        if len(self._counters) < len(table):
+            self._counters = np.zeros((len(table), LINE), np.int64)
+        places = self._state[TABLE : COUNTERS + 1]
+        places[:] = table.ctypes.data, *table.shape, self._counters.ctypes.data
+        self._table = table

@@ -7,13 +7,26 @@ before each step, if it changed.
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.formats.key_values import KeyValueFormat, key_value_format
 from tinylm.kernels.matmul import packed_length
 from tinylm.kernels.rope import rope_table
-from tinylm.kernels.team import AHEAD, AHEAD_BYTES, AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
+from tinylm.kernels.team import (
+    AHEAD,
+    AHEAD_BYTES,
+    AHEAD_STRIDE,
+    AWAITED,
+    CHUNK,
+    FIRST,
+    FUNCTION,
+    OPERANDS,
+    UNITS,
+    Team,
+)
 from tinylm.lowering import Address, Live, Lowering, Operand, Row, chained
 from tinylm.program import Buffer, Program
 from tinylm.step import Step
@@ -27,7 +40,10 @@ GUARD = 64
 LLVM's check for overlaps chooses the scalar loop, which rounds otherwise: bits would hang on addresses."""
 
 FETCHED = 512 * 1024
-"""Bytes of the next weights that a thread asks for before it waits."""
+"""Bytes of the next weights that a thread asks for while it waits, at most."""
+
+FIRST_SHARE = 0.8
+"""How much of a weight matrix the threads take in one piece each: every piece begins at the memory's own pace."""
 
 Facts = dict[str, int]
 
@@ -116,7 +132,6 @@ class _Table:
             every.reshape(-1),
             every[:, FUNCTION],
         )
-        self._threads = threads
         self._live: dict[Live, list[int]] = {}
         self._addresses: list[tuple[int, Buffer]] = []
         first = len(self.rows)
@@ -137,13 +152,23 @@ class _Table:
             for live, places in self._live.items()
         ]
         self._filled: list[int | None] = []
+        self._held: list[object] = []
+        self._output, self.output = program.output, np.zeros((0, 0), np.float32)
         self._waits = _waits(self.rows, self.storage.slots)
-        following = (0, 0)
-        for i in reversed(range(len(self.rows))):
-            self.array[i, [AHEAD, AHEAD_BYTES]] = following[0], min(following[1], FETCHED)
-            following = self.rows[i].weights if self.rows[i].weights[1] else following
         self._grain = np.array([row.grain for row in self.rows])
         self._most = np.array([row.most for row in self.rows])
+        self._pieces = threads * np.array([8 if row.weights[1] else 4 for row in self.rows])
+        self._first = np.zeros(len(self.rows), np.int64)
+        following = (0, 0, 0)
+        for i, row in reversed([*enumerate(self.rows)]):
+            self.array[i, [AHEAD, AHEAD_STRIDE, AHEAD_BYTES]] = following
+            address, size = row.weights
+            if size:
+                assert isinstance(row.units, int)
+                first = int(row.units * FIRST_SHARE / threads) // row.grain * row.grain
+                self._first[i] = max(first, row.grain)
+                stride = int(self._first[i]) * (size // row.units)
+                following = (address, stride, min(stride, FETCHED))
 
     def _put(self, row: int, place: int, operand: Operand) -> None:
         if isinstance(operand, Live):
@@ -158,16 +183,24 @@ class _Table:
         """Compile, or load from the cache, every kernel of the table."""
         self._functions[:] = [row.kernel.address for row in self._every]
 
-    def fill(self, facts: Facts) -> NDArray[np.int64]:
-        """The table for a step of these facts. What interrupts it leaves nothing half filled."""
+    def holds(self, objects: list[object]) -> bool:
+        """Whether the table was filled for these very objects, which may hold other numbers since."""
+        held = self._held
+        return len(held) == len(objects) and all(map(operator.is_, held, objects))
+
+    def fill(self, facts: Facts, objects: list[object]) -> None:
+        """Make it the table of a step of these facts. What interrupts it leaves nothing half filled."""
+        self._held = []
         try:
-            return self._fill(facts)
+            self._fill(facts)
+            self.output = self.storage.view(self._output, facts["L"])
         except BaseException:
             self._filled.clear()
             self.storage.drop()
             raise
+        self._held = objects
 
-    def _fill(self, facts: Facts) -> NDArray[np.int64]:
+    def _fill(self, facts: Facts) -> None:
         if not self._filled:
             self.compile()
             self._filled = [None] * len(self._places)
@@ -182,13 +215,13 @@ class _Table:
                 recount = recount or counts
         if recount:
             self._share()
-        return self.array
 
     def _share(self) -> None:
         """Chunks small enough that the threads end together, and how many units each wait is for."""
-        units = self.array[:, UNITS]
-        fair = np.minimum(units // (4 * self._threads), self._most) // self._grain * self._grain
-        self.array[:, CHUNK] = np.maximum(self._grain, fair)
+        units, grain = self.array[:, UNITS], self._grain
+        fair = np.minimum(units // self._pieces, self._most) // grain * grain
+        self.array[:, CHUNK] = np.maximum(grain, fair)
+        self.array[:, FIRST] = np.maximum(self.array[:, CHUNK], self._first)
         starts = np.concatenate([[0], np.flatnonzero(self._waits) + 1])[:-1]
         self.array[self._waits, AWAITED] = np.add.reduceat(units, starts)
 
@@ -232,16 +265,24 @@ class Executor:
 
     def run(self, step: Step) -> NDArray[np.float32]:
         """The logits (L, V) of the chosen tokens. They are overwritten by the next step: copy what you keep."""
-        program = self.program
-        self._reserve_positions(int(step.positions.max()) + 1)
-        caches = np.array([cache.row() for cache in step.caches], np.int64)
+        self._reserve_positions(max(step.lengths))
+        table = self._tables[len(step.ids) == len(step.chosen) == 1]
+        objects = [step.ids, self._rope, *[cache.row() for cache in step.caches]]
+        if not table.holds(objects):
+            table.fill(self._facts(step), objects)
+        self.team.run(table.array)
+        return table.output
+
+    def _facts(self, step: Step) -> Facts:
+        """What is known of a step: how much of everything there is, and where it lies."""
         assert all(cache.format is self.kv_format for cache in step.caches)
-        facts = {
+        step.cache_rows = np.array([cache.row() for cache in step.caches], np.int64)
+        return {
             "T": len(step.ids),
             "L": len(step.chosen),
             "packed T": packed_length(len(step.ids)),
             "packed L": packed_length(len(step.chosen)),
-            "parts": len(step.tasks) * program.key_value_heads,
+            "parts": len(step.tasks) * self.program.key_value_heads,
             "none": 0,
             "ids": step.ids.ctypes.data,
             "positions": step.positions.ctypes.data,
@@ -251,14 +292,11 @@ class Executor:
             "task count": len(step.tasks),
             "tiles": step.tiles.ctypes.data,
             "tile count": len(step.tiles),
-            "caches": caches.ctypes.data,
-            "sequences": len(caches),
+            "caches": step.cache_rows.ctypes.data,
+            "sequences": len(step.caches),
             "rope table": self._rope.ctypes.data,
             "rope length": len(self._rope),
         }
-        table = self._tables[len(step.ids) == len(step.chosen) == 1]
-        self.team.run(table.fill(facts))
-        return table.storage.view(program.output, len(step.chosen))
 
     def _reserve_positions(self, positions: int) -> None:
         if positions > len(self._rope):

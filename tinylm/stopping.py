@@ -27,6 +27,8 @@ class StopStrings:
         """The next piece of text -> the text that may be shown now."""
         if self.stopped:
             return ""
+        if not self.strings:
+            return piece
         text = self._held + piece
         ends = [(start + len(string), start) for string in self.strings if (start := text.find(string)) >= 0]
         if ends:

@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "emit_assembly.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}  # a checkout that is not installed will do
 ATTENTION = ("attention_float32", "attention_bfloat16", "attention_float16", "attention_int8")
 KERNELS = ("matvec", "matvec_bfloat16", "matmul", "matmul_int8", *ATTENTION, "gate", "pack_int8")
-TEAM = ("walk", "close")
+TEAM = ("open", "walk", "attend", "close")
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,15 @@ def test_no_function_of_the_mathematics_library_is_called(assembly, kernel):
 
 def test_the_team_orders_what_its_threads_see(assembly):
     """ARM reorders loads and stores; an emulator on x86 does not, so the instructions themselves are looked for."""
-    walk, close = assembly["walk"], assembly["close"]
-    assert count(r"^\s+ldaddal\s", walk) >= 4  # come in, take a chunk, report it, leave
-    assert count(r"^\s+ldar\s", walk) >= 2  # the step is open; the units are done
-    assert count(r"^\s+stlr\s", close) >= 1  # the step is closed for those to come ...
-    assert count(r"^\s+ldar\s", close) >= 1  # ... before it is asked who is inside
-    assert not count(r"^\s+(ldaddl|ldadda|ldapu?r)\s", walk + close)
+    opened, walk, attend, close = (assembly[name] for name in TEAM)
+    for one in (walk, attend):
+        assert count(r"^\s+ldaddal\s", one) >= 4  # come in, take a chunk, report it, leave
+        assert count(r"^\s+ldar\s", one) >= 2  # the step is open; the units are done
+    for one in (opened, walk, close):
+        assert count(r"^\s+stlr\s", one) >= 1  # the step is closed for those to come ...
+        assert count(r"^\s+ldar\s", one) >= 1  # ... before it is asked who is inside
+    # the caller opens a step and then asks who sleeps, a worker says that it sleeps and then looks for a step
+    assert count(r"^\s+stlr\s", opened) >= 2
+    assert count(r"^\s+stlr\s", attend) >= 2
+    assert count(r"^\s+yield", attend) >= 1
+    assert not count(r"^\s+(ldaddl|ldadda|ldapu?r)\s", opened + walk + attend + close)

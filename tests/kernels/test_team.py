@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinylm.kernels.cores import default_threads
 from tinylm.kernels.jit import operation
 from tinylm.kernels.operands import int64_1d
-from tinylm.kernels.team import AWAITED, GENERATION, OPERANDS, Team, walk
+from tinylm.kernels.team import ACTIVE, AWAITED, FIRST, GENERATION, LATEST, LINGER, OPERANDS, Team, walk
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CELLS = 200
@@ -42,7 +43,17 @@ def row(kernel: Any, chunk: int, awaited: int, *arrays: np.ndarray, units: int |
     """A row of a table; the units are the cells of the last array."""
     operands = [place for array in arrays for place in (array.ctypes.data, len(array))]
     operands += [0] * (4 - len(operands))
-    return [kernel.address, len(arrays[-1]) if units is None else units, chunk, awaited, 0, 0, *operands]
+    return [
+        kernel.address,
+        len(arrays[-1]) if units is None else units,
+        chunk,
+        chunk,
+        awaited,
+        0,
+        0,
+        0,
+        *operands,
+    ]
 
 
 class Mirrors:
@@ -111,12 +122,21 @@ def test_tables_of_different_length_take_turns() -> None:
         short.check(step)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("first", [1, 30, 99, CELLS, 3 * CELLS])
+def test_the_first_chunk_of_each_thread_may_be_larger(threads: int, first: int) -> None:
+    team, chain = Team(threads), Mirrors(40, 7)
+    chain.table[:, FIRST] = first
+    for step in range(1, 11):
+        team.run(chain.table)
+        chain.check(step)
+
+
 def test_who_comes_after_the_step_finds_it_closed() -> None:
     team, chain = Team(1), Mirrors(10, 5)
     team.run(chain.table)
-    late = (chain.table, team._counters, team._state, team._generation, *team._sleep)
     team._counters[:] = 0
-    walk(*late)
+    walk(team._here, int(team._state[LATEST]), 1)
     chain.check(1)
 
 
@@ -128,7 +148,7 @@ def test_stragglers_of_old_steps_do_no_harm() -> None:
 
     def straggle() -> None:
         while not over.is_set():
-            walk(chain.table, team._counters, team._state, team._generation - 1, *team._sleep)
+            walk(team._here, int(team._state[LATEST]) - 1, 1)
 
     others = [threading.Thread(target=straggle) for _ in range(2)]
     for other in others:
@@ -143,10 +163,99 @@ def test_stragglers_of_old_steps_do_no_harm() -> None:
             other.join()
 
 
-class InterruptedQueue:
+# From one step to the next
+
+
+def lingering(threads: int, looks: int) -> Team:
+    """A team whose workers look so often for the next step before they sleep, cores or none."""
+    team = Team(threads)
+    team._state[LINGER] = looks
+    return team
+
+
+@pytest.mark.parametrize("threads", range(2, 9))
+@pytest.mark.parametrize("looks", [0, 1, 40, 1000])
+def test_steps_at_odd_times_while_workers_fall_asleep(threads: int, looks: int) -> None:
+    random = np.random.default_rng(threads + looks)
+    team, chain, small = lingering(threads, looks), Mirrors(4, 13), Mirrors(2, CELLS)
+    small.table[:, FIRST] = 50
+    for step in range(1, 400):
+        for table in (chain.table, small.table):
+            team.run(table)
+            pause = random.integers(4)  # nothing, some of Python, a moment of sleep
+            if pause == 1:
+                sum(range(int(random.integers(20_000))))
+            elif pause == 2 and step % 4 == 0:
+                time.sleep(float(random.random()) * 1e-3)
+        chain.check(step)
+        small.check(step)
+
+
+def test_many_teams_take_turns_and_run_at_once() -> None:
+    teams = [lingering(threads, looks) for threads in (2, 3, 5) for looks in (0, 500, 20_000)]
+    chains = [Mirrors(6, 9) for _ in teams]
+    for step in range(1, 60):
+        for team, chain in zip(teams, chains, strict=True):
+            team.run(chain.table)
+            chain.check(step)
+
+    def work(team: Team, chain: Mirrors) -> None:
+        for step in range(60, 160):
+            team.run(chain.table)
+            chain.check(step)
+
+    callers = [threading.Thread(target=work, args=pair) for pair in zip(teams, chains, strict=True)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    for chain in chains:
+        chain.check(159)
+
+
+def test_what_a_step_worked_on_may_go_at_once() -> None:
+    """Workers that linger look at nothing of the step before, and take the next one's table and counters."""
+    team = lingering(4, 20_000)
+    for step in range(300):
+        chain = Mirrors(2 * (1 + step % 7), 11)
+        team.run(chain.table)
+        chain.check(1)
+        chain.table[:] = -1
+        for cells in chain.cells:
+            cells[:] = -1
+
+
+def test_a_worker_that_was_asleep_helps_again() -> None:
+    team = lingering(2, 100)
+    slow, seen = Mirrors(20_000, 10), set()
+    for _ in range(30):
+        team.run(slow.table)
+        seen.add(awake(team))
+        if seen == {True}:
+            break
+        time.sleep(0.01)
+    deadline = time.monotonic() + 20
+    while awake(team) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert not awake(team), "it looks for a step for a bounded while"
+    while not awake(team) and time.monotonic() < deadline:
+        team.run(slow.table)
+    assert awake(team)
+
+
+def awake(team: Team) -> bool:
+    return any(team._workers.awake(worker) for worker in range(team.threads - 1))
+
+
+def test_who_shares_a_core_does_not_look_for_work() -> None:
+    assert Team(default_threads())._state[LINGER] > 0
+    assert Team(default_threads() + 1)._state[LINGER] == 0
+
+
+class InterruptedLock:
     """Ctrl-C just as a worker is being called."""
 
-    def put(self, job: Any) -> None:
+    def locked(self) -> bool:
         raise KeyboardInterrupt
 
 
@@ -154,14 +263,16 @@ class InterruptedQueue:
 def test_an_interrupt_ends_the_step_before_it_is_passed_on(worker: int) -> None:
     team, chain = Team(4), Mirrors(20, 2)
     team.run(chain.table)
-    true_queue = team._queues[worker]
+    beds = team._workers.beds
     for _ in range(20):
-        team._queues[worker] = InterruptedQueue()  # type: ignore[call-overload]
+        while awake(team):
+            time.sleep(0.001)
+        true_bed, beds[worker] = beds[worker], InterruptedLock()  # type: ignore[call-overload]
         with pytest.raises(KeyboardInterrupt):
             team.run(chain.table)
-        team._queues[worker] = true_queue
+        beds[worker] = true_bed
         # The caller may now change the table and what it works on: nobody may be at it any more.
-        assert team._state[GENERATION] == 0
+        assert team._state[GENERATION] == team._state[ACTIVE] == 0
         for cells in chain.cells:
             cells[:] = 0
         time.sleep(0.001)
@@ -233,15 +344,20 @@ from tinylm.engine import Engine
 warnings.simplefilter("ignore")
 engine = Engine.load("tinylm/stories260k", threads=3)
 before = engine.logits([1, 2, 3])
-child = os.fork()
-if child == 0:
-    os._exit(0 if np.array_equal(engine.logits([1, 2, 3]), before) else 7)
-sys.exit(os.waitpid(child, 0)[1])
+for _ in range(20):  # while workers still look for the next step
+    engine.logits([1, 2, 3])
+    child = os.fork()
+    if child == 0:
+        import threading
+        same = np.array_equal(engine.logits([1, 2, 3]), before)
+        os._exit(0 if same and threading.active_count() == 3 else 7)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(1)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_works_alone() -> None:
+def test_a_forked_child_has_workers_of_its_own() -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORKED], cwd=ROOT, capture_output=True, text=True, check=False
     )

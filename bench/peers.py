@@ -35,7 +35,7 @@ FORMATS = {
     "bfloat16": ["tinylm bfloat16", "llama.cpp F16", "llama.cpp BF16", "transformers bfloat16"],
     "int8": ["tinylm int8", "llama.cpp Q8_0", "transformers int8", "OpenVINO int8", "ONNX Runtime int8",
              "CTranslate2 int8"],
-    "int4": ["llama.cpp Q4_0"],
+    "int4": ["tinylm int4", "llama.cpp Q4_0"],
 }  # fmt: skip
 """Contestants by how many bits their weights have."""
 

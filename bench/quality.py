@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 import tinylm.engine
 from tinylm.engine import Engine
+from tinylm.formats.table import DTYPES
 from tinylm.perplexity import token_nll
 from tinylm.sources.catalog import resolve
 from tinylm.tokenizer import Tokenizer
@@ -36,7 +37,6 @@ LEGAL, GENERAL = TEXTS / "scotus_opinion.txt.gz", TEXTS / "alice.txt.gz"
 ROWS = 64
 """Rows of logits that are compared at a time."""
 
-FORMATS = ("float32", "bfloat16", "int8")
 PEER_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
 
 
@@ -70,7 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("model", nargs="?", default="smollm2-135m-instruct", help="a name or a folder")
     parser.add_argument("--tokens", type=int, default=1024, help="of each text")
     parser.add_argument("--text", type=Path, nargs="+", default=[LEGAL, GENERAL], help="UTF-8, may be .gz")
-    parser.add_argument("--formats", nargs="+", default=["bfloat16", "int8"], choices=FORMATS)
+    parser.add_argument("--formats", nargs="+", default=["bfloat16", "int8", "int4"], choices=DTYPES[1:])
     parser.add_argument("--peers", nargs="*", default=["llama.cpp"], choices=["llama.cpp"])
     parser.add_argument("--types", nargs="+", default=["F32", "Q8_0", "Q4_0"], choices=PEER_TYPES)
     parser.add_argument(

@@ -34,16 +34,17 @@ class Runner(Protocol):
 
 
 class Tinylm:
-    """The engine of the project. A folder of int8 is made once, and mapped as a user would."""
+    """The engine of the project. A quantized folder is made once, and mapped as a user would."""
 
     def __init__(
         self, folder: Path, threads: int, dtype: str, scratch: Path | None = None, kv_dtype: str = "auto"
     ) -> None:
         from tinylm.engine import Engine
+        from tinylm.formats.table import QUANTIZED
         from tinylm.measuring import Work
 
-        if dtype == "int8" and scratch is not None:
-            folder = int8_folder(folder, scratch)
+        if dtype in QUANTIZED and scratch is not None:
+            folder = quantized_folder(folder, dtype, scratch)
         self.engine = Engine.load(folder, dtype=dtype, threads=threads, kv_dtype=kv_dtype)
         self.engine.compile()
         self.name = "tinylm"
@@ -84,8 +85,8 @@ class Tinylm:
         return seconds
 
 
-def int8_folder(folder: Path, scratch: Path) -> Path:
-    """The folder that `tinylm quantize` makes of another, or that one where it is int8 already."""
+def quantized_folder(folder: Path, dtype: str, scratch: Path) -> Path:
+    """The folder that `tinylm quantize` makes of another, or that one where it is quantized already."""
     import json
 
     from tinylm.models.fields import QUANTIZATION_VERSION
@@ -93,8 +94,8 @@ def int8_folder(folder: Path, scratch: Path) -> Path:
 
     if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         return folder
-    target = scratch / f"tinylm-int8-{QUANTIZATION_VERSION}"
-    return target if target.exists() else quantize_folder(folder, target)
+    target = scratch / f"tinylm-{dtype}-{QUANTIZATION_VERSION}"
+    return target if target.exists() else quantize_folder(folder, target, dtype)
 
 
 class LlamaCpp:

@@ -30,7 +30,7 @@ from tinylm.kernels.simd import float_bits, float_from_bits, memory, nearest_int
 from tinylm.kernels.softmax import LOWEST, softmax_row
 from tinylm.kernels.tile import LANES
 from tinylm.kernels.tile_attention import BLOCK
-from tinylm.kernels.tile_int8 import make_tile
+from tinylm.kernels.tile_integers import make_tile
 
 BLOCKS = 2 if DOT.lanes == 16 else 1
 """Blocks of 16 rows that a tile takes."""
@@ -38,7 +38,7 @@ BLOCKS = 2 if DOT.lanes == 16 else 1
 TOKENS = (8, 4, 1) if DOT.lanes == 16 else (4, 2, 1)
 """Queries that tiles take at a time."""
 
-_eight, _four, _one = (make_tile(tokens, BLOCKS) for tokens in TOKENS)
+_eight, _four, _one = (make_tile(tokens, BLOCKS, 8) for tokens in TOKENS)
 
 ONE_AS_BFLOAT16 = 0x3F80
 

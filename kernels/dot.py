@@ -6,6 +6,7 @@ activations, and 16 sums grow side by side without ever being added up across a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -26,12 +27,14 @@ class Dot:
 
     `offset`: what must be added to a weight, as a byte, before it is multiplied: x86 multiplies unsigned by
     signed, so there the weights are moved by 128, and 128 times the activations taken off the sums.
+    `shuffle`: what looks bytes up in a table of 16, in each 16 bytes of a register; "" where there is no such thing.
     """
 
     def __init__(self, triple: str, cpu: str, features: str) -> None:
         x86, arm = triple.startswith(("x86_64", "i686")), triple.startswith(("aarch64", "arm64"))
         have = set(features.split(","))
         self.kind, self.lanes, self.offset = "generic", 4, 0
+        self.shuffle = ""
         if x86 and {"+avx512vnni", "+avx512f"} <= have:
             self.kind, self.lanes, self.offset = "llvm.x86.avx512.vpdpbusd.512", 16, 128
         elif x86 and "+avxvnni" in have:
@@ -42,6 +45,12 @@ class Dot:
             self.kind = "llvm.x86.sse2.pmadd.wd"
         elif arm and ("+dotprod" in have or cpu.startswith("apple-")):
             self.kind = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        if x86 and "+avx2" in have:
+            self.shuffle = {16: "llvm.x86.avx512.pshuf.b.512", 8: "llvm.x86.avx2.pshuf.b"}[self.lanes]
+        elif x86 and "+ssse3" in have:
+            self.shuffle = "llvm.x86.ssse3.pshuf.b.128"
+        elif arm:
+            self.shuffle = "llvm.aarch64.neon.tbl1.v16i8"
         self.integers = ir.VectorType(INT32, self.lanes)
         self.bytes = ir.VectorType(INT8, 4 * self.lanes)
         self._shorts = ir.VectorType(INT16, 2 * self.lanes)
@@ -53,6 +62,24 @@ class Dot:
         if self.kind.endswith("pmadd.wd"):
             return self._even_and_odd(builder, loaded)
         return loaded
+
+    def levels(self, builder: ir.IRBuilder, places: ir.Value, levels: Sequence[int]) -> Any:
+        """What `add` takes, of 4 * lanes bytes that are places in a list of 16 weights."""
+        table = [(level + self.offset + 128) % 256 - 128 for level in levels]
+        found = self._look_up(builder, table, places)
+        return self._even_and_odd(builder, found) if self.kind.endswith("pmadd.wd") else found
+
+    def _look_up(self, builder: ir.IRBuilder, table: list[int], places: ir.Value) -> ir.Value:
+        """The byte of a table of 16 for each place below 16."""
+        if self.shuffle:
+            kind = ir.FunctionType(self.bytes, [self.bytes] * 2)
+            function = cgutils.get_or_insert_function(builder.module, kind, self.shuffle)
+            return builder.call(function, [ir.Constant(self.bytes, table * (self.lanes // 4)), places])
+        same = [ir.Constant(self.bytes, [number] * 4 * self.lanes) for number in (*table, *range(16))]
+        found = same[0]
+        for place in range(1, 16):
+            found = builder.select(builder.icmp_signed("==", places, same[16 + place]), same[place], found)
+        return found
 
     def activations(self, builder: ir.IRBuilder, four: ir.Value) -> Any:
         """What `add` takes, of four activations in an int32: the same four for every lane."""

@@ -91,9 +91,17 @@ def plain(function: Callable[..., Any]) -> Plain:
     return Plain(function)
 
 
+class Intrinsic(Later):
+    """`numba.extending.intrinsic` of a function, by which the cache knows who closes over it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.py_func = function
+        super().__init__(lambda: compiler().make_intrinsic(function))
+
+
 def intrinsic(function: Callable[..., Any]) -> Any:
-    """`numba.extending.intrinsic`."""
-    return Later(lambda: compiler().make_intrinsic(function))
+    """Make an `Intrinsic` of a function."""
+    return Intrinsic(function)
 
 
 _lock = threading.Lock()

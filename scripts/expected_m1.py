@@ -11,7 +11,6 @@ programs that tinylm makes of the models' configs; no weights are needed, and no
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +19,8 @@ from typing import Any, cast
 from exact_shapes import MODELS
 
 from tinylm.checkpoint import Checkpoint
-from tinylm.formats.int8 import stored_shapes
 from tinylm.formats.key_values import automatic
+from tinylm.formats.table import DTYPES, stored_bytes
 from tinylm.measuring import Work
 from tinylm.models import architecture, layout
 from tinylm.program import Program
@@ -60,18 +59,12 @@ def program_of(config: dict[str, Any], name: str | None) -> Program:
     return found
 
 
-def bytes_of(shape: tuple[int, int], dtype: str) -> int:
-    """Bytes of a matrix in a format."""
-    if dtype == "int8":
-        numbers, scales = stored_shapes(shape)
-        return math.prod(numbers) + 2 * math.prod(scales)
-    return math.prod(shape) * {"float32": 4, "bfloat16": 2}[dtype]
-
-
 def bytes_per_token(program: Program, dtype: str, depth: int) -> int:
     """What writing a token behind `depth` others reads: matrices that are multiplied, keys and values."""
     matrices = [one.matrix for one in program.operations if one.kind == "matmul"]
-    weights = sum(bytes_of(matrix.shape, dtype) for matrix in matrices if matrix is not None)
+    weights = sum(
+        stored_bytes(matrix.shape, dtype, program.vocab_size) for matrix in matrices if matrix is not None
+    )
     return weights + int(depth * Work.of(program, automatic([dtype])).position)
 
 
@@ -85,7 +78,7 @@ def table() -> str:
     lines.append("|---|---|" + "---|---|" * len(DEPTHS))
     for name, (config, kind) in shapes().items():
         program = program_of(config, kind)
-        for dtype in ("float32", "bfloat16", "int8"):
+        for dtype in DTYPES[1:]:
             cells = []
             for depth in DEPTHS:
                 nbytes = bytes_per_token(program, dtype, depth)

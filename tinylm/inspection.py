@@ -11,8 +11,8 @@ from typing import Any
 from tinylm.cache import KeyValueCache
 from tinylm.checkpoint import Checkpoint, read_json_object
 from tinylm.errors import TinylmError
-from tinylm.formats.int8 import stored_shapes
 from tinylm.formats.key_values import automatic, key_value_format
+from tinylm.formats.table import DTYPES, QUANTIZED, model_format, stored_bytes
 from tinylm.models import architecture as find_architecture
 from tinylm.models import closest_fit, layout
 from tinylm.models.fields import Rope
@@ -97,10 +97,13 @@ def tensor_facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def loaded_format(checkpoint: Checkpoint) -> str:
     """The format of most of the weights when they are loaded as they are stored."""
+    said = checkpoint.config.get("quantization_config")
+    if isinstance(said, dict) and said.get("format") in QUANTIZED:
+        return str(said["format"])
     sizes: Counter[str] = Counter()
     for tensor in checkpoint.tensors.values():
-        sizes[tensor.dtype] += tensor.nbytes
-    return {"BF16": "bfloat16", "I8": "int8"}.get(sizes.most_common(1)[0][0] if sizes else "", "float32")
+        sizes["bfloat16" if tensor.dtype == "BF16" else "float32"] += tensor.nbytes
+    return model_format(sizes)
 
 
 def parameter_groups(program: Program) -> dict[str, int]:
@@ -136,11 +139,9 @@ def memory(program: Program, context: int, stored: str) -> dict[str, Any]:
     """
     shapes = [matrix.shape for matrix in program.matrices]
     vectors = 4 * sum(vector.size for one in program.operations for vector in one.vectors.values())
-    int8 = [stored_shapes(shape) for shape in shapes]
     weights = {
-        "float32": sum(4 * N * K for N, K in shapes) + vectors,
-        "bfloat16": sum(2 * N * K for N, K in shapes) + vectors,
-        "int8": sum(math.prod(numbers) + 2 * math.prod(scales) for numbers, scales in int8) + vectors,
+        dtype: sum(stored_bytes(shape, dtype, program.vocab_size) for shape in shapes) + vectors
+        for dtype in DTYPES[1:]
     }
     kv_format = key_value_format(automatic([stored]))
     cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim, kv_format)

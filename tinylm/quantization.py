@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tinylm.checkpoint import Checkpoint
 from tinylm.errors import CheckpointError, ParameterError
-from tinylm.formats.int8 import SCALES, Int8Matrix, quantize, stored_shapes
+from tinylm.formats.quantized import SCALES, QuantizedMatrix
+from tinylm.formats.table import QUANTIZED, matrix_format
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.team import Team
 from tinylm.models import load_program
@@ -26,14 +27,16 @@ from tinylm.sources.write import (
     write_safetensors,
 )
 
-METHOD = {
-    "quant_method": "tinylm",
-    "format": "int8",
-    "group_size": GROUP,
-    "rotation": "hadamard",
-    "version": QUANTIZATION_VERSION,
-}
-"""The `quantization_config` of a folder in our layout."""
+
+def method(dtype: str) -> dict[str, Any]:
+    """The `quantization_config` of a folder in our layout."""
+    return {
+        "quant_method": "tinylm",
+        "format": dtype,
+        "group_size": GROUP,
+        "rotation": "hadamard",
+        "version": QUANTIZATION_VERSION,
+    }
 
 
 def quantize_folder(
@@ -43,30 +46,30 @@ def quantize_folder(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the model folder `source` to `folder` with its matrices in int8; returns the new folder.
+    """Write the model folder `source` to `folder` with its matrices in a format of few bits; returns the new folder.
 
     Tensor by tensor: no more than the largest is held in memory. `progress(done, total)` is called in bytes
     written. Raises CheckpointError for a source that is no model that tinylm can run, or is quantized
     already; SourceError if `folder` is there or cannot be written.
     """
-    if dtype != "int8":
-        raise ParameterError(f"dtype {dtype!r}: int8 is the format that a folder can be quantized to")
+    if dtype not in QUANTIZED:
+        raise ParameterError(f"dtype {dtype!r}: a folder can be quantized to {' or '.join(QUANTIZED)}")
     folder = Path(folder)
     with Checkpoint(source) as checkpoint:
         if checkpoint.config.get("quantization_config") is not None:
             raise CheckpointError(f"{source}: is quantized already")
         load_program(checkpoint)  # a folder that does not run is not worth a copy
         team = Team(threads)
-        tensors = list(_tensors(checkpoint, team))
+        tensors = list(_tensors(checkpoint, dtype, team))
         check_room(folder, sum(int(np.prod(one.shape)) for one in tensors))
         with new_folder(folder) as partial:
             copy_companions(Path(source), partial)
             write_safetensors(partial / "model.safetensors", tensors, progress)
-            write_json(partial / "config.json", {**checkpoint.config, "quantization_config": METHOD})
+            write_json(partial / "config.json", {**checkpoint.config, "quantization_config": method(dtype)})
     return folder
 
 
-def _tensors(checkpoint: Checkpoint, team: Team) -> Iterator[TensorSource]:
+def _tensors(checkpoint: Checkpoint, dtype: str, team: Team) -> Iterator[TensorSource]:
     """What to write: two tensors for each matrix, all else as it is; a tied head's copy is left out."""
     tied = checkpoint.config.get("tie_word_embeddings") is True
     for name, info in checkpoint.tensors.items():
@@ -75,9 +78,10 @@ def _tensors(checkpoint: Checkpoint, team: Team) -> Iterator[TensorSource]:
         if len(info.shape) != 2:
             yield TensorSource(name, info.dtype, tuple(info.shape), _as_it_is(checkpoint, name))
             continue
-        numbers, scales = stored_shapes((info.shape[0], info.shape[1]))
-        matrix = _Once(checkpoint, name, info, team)
-        yield TensorSource(name, "I8", numbers, matrix.numbers)
+        wanted = matrix_format(dtype, info.shape[0], checkpoint.config.get("vocab_size"))
+        numbers, scales = wanted.stored_shapes((info.shape[0], info.shape[1]))
+        matrix = _Once(checkpoint, name, info, wanted, team)
+        yield TensorSource(name, wanted.stored, numbers, matrix.numbers)
         yield TensorSource(name + SCALES, "BF16", scales, matrix.scales)
 
 
@@ -88,14 +92,16 @@ def _as_it_is(checkpoint: Checkpoint, name: str) -> Callable[[], Iterator[NDArra
 class _Once:
     """A matrix that is quantized when its numbers are written, and forgotten after its scales are."""
 
-    def __init__(self, checkpoint: Checkpoint, name: str, info: TensorInfo, team: Team) -> None:
-        self._checkpoint, self._name, self._team = checkpoint, name, team
+    def __init__(
+        self, checkpoint: Checkpoint, name: str, info: TensorInfo, wanted: type[QuantizedMatrix], team: Team
+    ) -> None:
+        self._checkpoint, self._name, self._wanted, self._team = checkpoint, name, wanted, team
         self._as_bits = info.dtype == "BF16"
-        self._matrix: Int8Matrix | None = None
+        self._matrix: QuantizedMatrix | None = None
 
     def numbers(self) -> Iterator[NDArray[Any]]:
         read = self._checkpoint.array if self._as_bits else self._checkpoint.float32
-        self._matrix = quantize(np.ascontiguousarray(read(self._name)), self._team)
+        self._matrix = self._wanted.quantize(np.ascontiguousarray(read(self._name)), self._team)
         self._checkpoint.release(self._name)
         yield self._matrix.arrays()[0]
 

@@ -14,11 +14,11 @@ from tinylm.errors import CheckpointError, LayoutError, ParameterError
 from tinylm.formats import Matrix
 from tinylm.formats.bfloat16 import BFloat16Matrix, narrow
 from tinylm.formats.float32 import Float32Matrix
-from tinylm.formats.int8 import SCALES, Int8Matrix, quantize, stored_shapes
+from tinylm.formats.quantized import SCALES, QuantizedMatrix
+from tinylm.formats.table import DTYPES, QUANTIZED, matrix_format
 from tinylm.kernels.team import Team
 from tinylm.tensor_names import TensorNames
 
-DTYPES = ("auto", "float32", "bfloat16", "int8")
 COMPARED = 1 << 20
 """Numbers of two tensors that are compared at a time."""
 
@@ -62,8 +62,8 @@ class Weights:
             values = np.ascontiguousarray(self._checkpoint.array(stored))
         else:
             values = np.ascontiguousarray(self._checkpoint.float32(stored))
-        if self._dtype == "int8":
-            matrix = quantize(values, self._team)
+        if self._dtype in QUANTIZED:
+            matrix = self._format_of(self._dtype, shape).quantize(values, self._team)
             del values
             self._checkpoint.release(stored)
             return matrix
@@ -71,23 +71,40 @@ class Weights:
             return BFloat16Matrix(values)
         return BFloat16Matrix(narrow(values)) if self._dtype == "bfloat16" else Float32Matrix(values)
 
+    def _format_of(self, dtype: str, shape: tuple[int, int]) -> type[QuantizedMatrix]:
+        """What a matrix of a shape is in a model of a quantized format."""
+        return matrix_format(dtype, shape[0], self._checkpoint.config.get("vocab_size"))
+
     def _quantized(self, stored: str, shape: tuple[int, int]) -> Matrix:
         """The matrix of a folder that `tinylm quantize` wrote: mapped, not copied."""
-        if self._dtype not in ("auto", "int8"):
-            raise ParameterError(f"dtype {self._dtype!r}: the folder {self._checkpoint.folder} holds int8")
+        folder, wanted = self._checkpoint.folder, self.stored_format(stored, shape)
+        if self._dtype != "auto" and (
+            self._dtype not in QUANTIZED or self._format_of(self._dtype, shape) is not wanted
+        ):
+            raise ParameterError(f"dtype {self._dtype!r}: the folder {folder} holds {wanted.format}")
         found = []
-        wanted = zip((stored, stored + SCALES), stored_shapes(shape), ("I8", "BF16"), strict=True)
-        for name, stored_shape, dtype in wanted:
+        names, types = (stored, stored + SCALES), (wanted.stored, "BF16")
+        for name, stored_shape, dtype in zip(names, wanted.stored_shapes(shape), types, strict=True):
             info = self._checkpoint.tensors.get(name)
             if info is None or tuple(info.shape) != stored_shape or info.dtype != dtype:
                 shown = "missing" if info is None else f"{info.dtype} {tuple(info.shape)}"
                 raise LayoutError(
-                    f"{self._checkpoint.folder}: tensor {name!r} is {shown}, "
-                    f"where int8 of {shape} has {dtype} {stored_shape}"
+                    f"{folder}: tensor {name!r} is {shown}, "
+                    f"where {wanted.format} of {shape} has {dtype} {stored_shape}"
                 )
             self._taken.add(name)
             found.append(np.ascontiguousarray(self._checkpoint.array(name)))
-        return Int8Matrix(found[0], found[1], shape)
+        return wanted(found[0], found[1], shape)
+
+    def stored_format(self, stored: str, shape: tuple[int, int]) -> type[QuantizedMatrix]:
+        """The format of a matrix with scales beside it: what its folder's config says, else what its type says."""
+        said = self._checkpoint.config.get("quantization_config")
+        name = said.get("format") if isinstance(said, dict) else None
+        if isinstance(name, str) and name in QUANTIZED:
+            return self._format_of(name, shape)
+        info = self._checkpoint.tensors.get(stored)
+        kinds = {one.stored: one for one in QUANTIZED.values()}
+        return kinds.get(info.dtype if info else "", QUANTIZED["int8"])
 
     def vector(self, name: str, size: int) -> NDArray[np.float32]:
         """The vector (size,) of a name, float32. Raises LayoutError if it is missing or another."""

@@ -21,7 +21,7 @@ TESTS = [
     "test_packed_rows.py",
     "test_attention_int8.py",
     "test_matmul.py",
-    "test_matmul_int8.py",
+    "test_matmul_integers.py",
 ]
 
 PROCESSORS = {

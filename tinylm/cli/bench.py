@@ -179,7 +179,7 @@ def plan(
     if memory is None:
         return [asked_for or ["auto"]], []
     weights, stored = memory["weights"], memory["as stored"]
-    names = asked_for or (["int8"] if stored == "int8" else list(parsing.FORMATS[1:]))
+    names = asked_for or ([stored] if stored in parsing.QUANTIZED else list(parsing.FORMATS[1:]))
     left_out = []
     if available and not asked_for:
         for name in [name for name in names if weights[name] > ALONE * available]:
@@ -243,11 +243,13 @@ def subjects(
 
 
 def format_of(engine: Engine) -> str:
-    """The format of most of the weights."""
+    """What the format of the weights is called."""
+    from tinylm.formats.table import model_format
+
     sizes: dict[str, int] = {}
     for matrix in engine.program.matrices:
         sizes[matrix.format] = sizes.get(matrix.format, 0) + matrix.nbytes
-    return max(sizes, key=lambda name: sizes[name])
+    return model_format(sizes)
 
 
 def layout_words(arguments: argparse.Namespace) -> list[str]:

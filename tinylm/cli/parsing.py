@@ -8,7 +8,8 @@ import sys
 from typing import Any, NoReturn
 
 BUNDLED_MODEL = "stories260k"
-FORMATS = ("auto", "float32", "bfloat16", "int8")
+QUANTIZED = ("int8", "int4")
+FORMATS = ("auto", "float32", "bfloat16", *QUANTIZED)
 KV_FORMATS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 
@@ -50,7 +51,8 @@ def add_model_options(parser: argparse.ArgumentParser, default: str = BUNDLED_MO
     )
     group.add_argument(
         "--kv-dtype", choices=KV_FORMATS, default="auto",
-        help="how keys and values of a text are held (default: auto, float16 beside int8 weights, else float32)",
+        help="how keys and values of a text are held (default: auto, float16 beside int8 and int4 weights,"
+        " else float32)",
     )  # fmt: skip
     group.add_argument("--threads", type=int, metavar="N", help="threads (default: one a performance core)")
     group.add_argument("--offline", action="store_true", help="never touch the network")

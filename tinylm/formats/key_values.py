@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tinylm.errors import ParameterError
 from tinylm.formats.key_values_int8 import Int8KeyValues
+from tinylm.formats.table import any_quantized
 from tinylm.kernels import attention
 from tinylm.kernels.attention import padded, record_length
 from tinylm.kernels.jit import Operation
@@ -102,7 +103,7 @@ def automatic(matrices: Iterable[str]) -> str:
 
     Half the memory and reading where the weights are rounded anyway; weights as published are computed exactly.
     """
-    return "float16" if "int8" in matrices else "float32"
+    return "float16" if any_quantized(matrices) else "float32"
 
 
 def key_value_format(name: str) -> KeyValueFormat:

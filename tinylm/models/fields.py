@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.errors import CheckpointError
+from tinylm.formats.table import QUANTIZED
 from tinylm.kernels.rope import frequencies
 
 QUANTIZATION_VERSION = 2
@@ -136,6 +137,10 @@ class Fields:
             raise CheckpointError(
                 f"config.json: this folder was quantized by another version of tinylm (layout {version!r}, here "
                 f"{QUANTIZATION_VERSION}); quantize it again from the model's own folder"
+            )
+        if method == "tinylm" and isinstance(found, dict) and found.get("format") not in QUANTIZED:
+            raise CheckpointError(
+                f"config.json: this folder was quantized to {found.get('format')!r}; known are {', '.join(QUANTIZED)}"
             )
         if found is not None and method != "tinylm":
             raise CheckpointError(

@@ -16,7 +16,7 @@ from tinylm.checkpoint import Checkpoint
 from tinylm.errors import CheckpointError
 from tinylm.formats import Matrix
 from tinylm.formats.float32 import Float32Matrix
-from tinylm.formats.int8 import SCALES, stored_shapes
+from tinylm.formats.quantized import SCALES
 from tinylm.program import Program
 from tinylm.tensor_names import TensorNames
 from tinylm.weights import Weights
@@ -117,10 +117,11 @@ class ExpectedTensors(Weights):
         self._fit = fit
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        """Notes the matrix, and its scales where the folder holds int8."""
+        """Notes the matrix, and its scales where the folder is quantized."""
         stored = self._names.stored(name)
         if stored + SCALES in self._checkpoint.tensors:
-            for part, part_shape in zip((stored, stored + SCALES), stored_shapes(shape), strict=True):
+            shapes = self.stored_format(stored, shape).stored_shapes(shape)
+            for part, part_shape in zip((stored, stored + SCALES), shapes, strict=True):
                 self._note(part, part_shape)
         else:
             self._note(stored, shape)

@@ -1,4 +1,4 @@
-"""int8 products against double precision: rounding is what it says, sums are exact, whoever does which share."""
+"""int8 and int4 products against double precision: rounding is what it says, sums are exact in every share."""
 
 from __future__ import annotations
 
@@ -7,25 +7,59 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinylm.kernels import matmul_int4, matmul_int8
 from tinylm.kernels.hadamard import GROUP
-from tinylm.kernels.matmul_int8 import (
+from tinylm.kernels.matmul_integers import (
     BLOCK_ROWS,
     MANY_TOKENS,
     blocks_of,
-    dequantize_reference,
     groups_of,
-    matmul_int8,
     pack,
     pack_reference,
     packed_width,
-    padded_columns,
-    quantize,
-    quantize_reference,
-    take,
+    steps_of,
 )
 
-SHAPES = [(1, 1), (7, 7), (12, 13), (13, 64), (33, 65), (64, 172), (172, 128), (31, 576), (100, 3)]
+SHAPES = [(1, 1), (7, 7), (12, 13), (13, 64), (33, 65), (64, 172), (172, 128), (31, 576), (100, 3), (20, 100)]
 """(N, K)."""
+
+
+class Int8:
+    """What the tests must know of a format: its kernels, its bits, and what rounding costs."""
+
+    kernels, bits, stored = matmul_int8, 8, np.int8
+    multiply = matmul_int8.matmul_int8
+    error = 0.01
+
+    @staticmethod
+    def number(packed: np.ndarray, n: int, k: int) -> float:
+        return float(packed[n // 16, k // 4, n % 16, k % 4])
+
+    @staticmethod
+    def steps(rotated: np.ndarray) -> np.ndarray:
+        """(N, K): between two numbers that a weight may become."""
+        return np.abs(rotated).max(axis=1, keepdims=True) / 127 * (1 + 2**-7) + 0 * rotated
+
+
+class Int4:
+    kernels, bits, stored = matmul_int4, 4, np.uint8
+    multiply = matmul_int4.matmul_int4
+    error = 0.085
+
+    @staticmethod
+    def number(packed: np.ndarray, n: int, k: int) -> float:
+        both = int(packed[n // 16, k // 8, n % 16, k % 4])
+        levels = [-127, -98, -77, -60, -46, -33, -21, -10, 0, 11, 23, 35, 48, 63, 82, 107]
+        return float(levels[both >> 4 if k % 8 >= 4 else both & 15])
+
+    @staticmethod
+    def steps(rotated: np.ndarray) -> np.ndarray:
+        """The widest gap between levels is 29 of 127; a scale is at most 1.3 times what the largest needs."""
+        return np.abs(rotated).max(axis=1, keepdims=True) * 1.3 * 50 / 127 + 0 * rotated
+
+
+FORMATS: list[Any] = [Int8, Int4]
+both_formats = pytest.mark.parametrize("format", FORMATS, ids=["int8", "int4"])
 
 
 def random_weight(N: int, K: int) -> np.ndarray:
@@ -43,85 +77,121 @@ def rotated(x: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=-1).astype(np.float64)
 
 
-def by_hand(packed: np.ndarray, scales: np.ndarray, N: int, K: int) -> np.ndarray:
+def by_hand(format: Any, packed: np.ndarray, scales: np.ndarray, N: int, K: int) -> np.ndarray:
     """(N, K) float64, still rotated, number by number, from the layout that the module describes."""
     factors = (scales.astype(np.uint32) << 16).view(np.float32)
     found = np.empty((N, K))
     for n in range(N):
         for k in range(K):
-            number = packed[n // 16, k // 4, n % 16, k % 4]
-            found[n, k] = float(number) * float(factors[n // 16, k // 64, n % 16])
+            found[n, k] = format.number(packed, n, k) * float(factors[n // 16, k // 64, n % 16])
     return found
 
 
-def quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantized(format: Any, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     N, K = weight.shape
-    packed = np.full((blocks_of(N), padded_columns(K) // 4, 16, 4), 99, np.int8)
+    packed = np.full((blocks_of(N), steps_of(K, format.bits), 16, 4), 99, format.stored)
     scales = np.full((blocks_of(N), groups_of(K), 16), 99, np.uint16)
     for block in reversed(range(blocks_of(N))):
-        quantize(weight, packed, scales, block, block + 1)
+        format.kernels.quantize(weight, packed, scales, block, block + 1)
     return packed, scales
 
 
+@both_formats
 @pytest.mark.parametrize(("N", "K"), SHAPES)
-def test_weights_are_rounded_to_the_nearest(N: int, K: int, keep: Any) -> None:
+def test_weights_are_rounded_to_the_nearest(format: Any, N: int, K: int, keep: Any) -> None:
     weight = random_weight(N, K)
-    packed, scales = quantized(keep(weight))
-    found, expected = by_hand(packed, scales, N, K), rotated(weight)
+    packed, scales = quantized(format, keep(weight))
+    found, expected = by_hand(format, packed, scales, N, K), rotated(weight)
     for first in range(0, K, GROUP):
         part = slice(first, first + GROUP)
-        step = np.abs(expected[:, part]).max(axis=1, keepdims=True) / 127 * (1 + 2**-7)
-        assert (np.abs(found[:, part] - expected[:, part]) <= 0.5001 * step).all()
+        assert (np.abs(found[:, part] - expected[:, part]) <= 0.5001 * format.steps(expected[:, part])).all()
     stands_for = rotated(found)
-    np.testing.assert_allclose(dequantize_reference(packed, scales, N, K), stands_for, atol=1e-6, rtol=1e-5)
+    dequantized = format.kernels.dequantize_reference(packed, scales, N, K)
+    np.testing.assert_allclose(dequantized, stands_for, atol=1e-6, rtol=1e-5)
     error = np.sqrt(np.square(stands_for - weight).mean() / np.square(weight).mean())
-    assert error < 0.01
-    expected_numbers, expected_scales = quantize_reference(weight)
-    np.testing.assert_array_equal(scales, expected_scales)
-    # a number in the middle between two may be rounded to either
-    difference = packed.astype(int) - expected_numbers
-    assert np.abs(difference).max() <= 1
-    assert (difference != 0).mean() < 0.001
-    assert np.abs(packed.astype(int)).max() <= 127
+    assert error < format.error
+    expected_numbers, expected_scales = format.kernels.quantize_reference(weight)
+    assert (expected_numbers.shape, expected_numbers.dtype) == (packed.shape, packed.dtype)
+    other = format.kernels.dequantize_reference(expected_numbers, expected_scales, N, K)
+    # where two scales, or two numbers, are as good as each other, the last bit of a sum may choose
+    assert (scales != expected_scales).mean() <= (0 if format is Int8 else 0.01)
+    assert (packed != expected_numbers).mean() < (0.001 if format is Int8 else 0.01)
+    errors = [np.square(one - weight).sum() for one in (stands_for, other)]
+    assert abs(errors[0] - errors[1]) <= 1e-3 * errors[1] + 1e-12
 
 
-def test_bfloat16_weights(keep: Any) -> None:
+def test_int4_takes_the_nearest_level_and_no_scale_is_better() -> None:
+    weight = random_weight(32, 192)
+    packed, scales = quantized(Int4, weight)
+    found, numbers = (
+        by_hand(Int4, packed, scales, 32, 192).reshape(32, 3, 64),
+        rotated(weight).reshape(32, 3, 64),
+    )
+    factors = (scales.astype(np.uint32) << 16).view(np.float32).swapaxes(1, 2).reshape(32, 3, 1).astype(float)
+    assert (factors < 0).any()
+    assert (factors > 0).any()
+    levels = np.array(matmul_int4.LEVELS, float)
+
+    def nearest(scale: np.ndarray) -> np.ndarray:
+        choices = levels * scale[..., None]
+        return np.take_along_axis(choices, np.abs(numbers[..., None] - choices).argmin(-1)[..., None], -1)[
+            ..., 0
+        ]
+
+    np.testing.assert_allclose(
+        np.abs(found - numbers), np.abs(nearest(factors) - numbers), rtol=1e-4, atol=1e-6
+    )
+    errors = np.square(found - numbers).sum(-1)
+    largest = np.abs(numbers).max(-1, keepdims=True) / 127
+    tried = [
+        np.square(nearest(size * largest) - numbers).sum(-1) for size in (-1, 1, *np.linspace(0.7, 1.2, 21))
+    ]
+    best = np.min(tried, axis=0)
+    assert (errors <= 1.15 * best).all()
+    assert errors.sum() <= 1.01 * best.sum()
+
+
+@both_formats
+def test_bfloat16_weights(format: Any, keep: Any) -> None:
     bits = (random_weight(33, 65).view(np.uint32) >> 16).astype(np.uint16)
     widened = (bits.astype(np.uint32) << 16).view(np.float32)
-    for found, expected in zip(quantized(keep(bits)), quantized(widened), strict=True):
+    for found, expected in zip(quantized(format, keep(bits)), quantized(format, widened), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_what_is_beyond_the_matrix_is_zero() -> None:
-    packed, scales = quantized(random_weight(17, 6))
-    assert not packed[1, :, 1:].any()
-    assert not packed[:, 1, :, 2:].any()
+@both_formats
+def test_what_is_beyond_the_matrix_is_zero(format: Any) -> None:
+    packed, scales = quantized(format, random_weight(17, 6))
+    assert not any(format.number(packed, n, k) for n in range(17, 32) for k in range(8))
+    assert not any(format.number(packed, n, k) for n in range(17) for k in range(6, 8))
     assert not scales[1, :, 1:].any()
 
 
-def test_zeros_and_the_smallest_and_largest_numbers() -> None:
+@both_formats
+def test_zeros_and_the_smallest_and_largest_numbers(format: Any) -> None:
     weight = np.zeros((5, 130), np.float32)
     weight[1] = 3e37
     weight[2] = 1e-30
     weight[3, 7] = 1
     weight[4] = -1e-44
-    packed, scales = quantized(weight)
-    found = dequantize_reference(packed, scales, 5, 130)
+    packed, scales = quantized(format, weight)
+    found = format.kernels.dequantize_reference(packed, scales, 5, 130)
     np.testing.assert_allclose(found[[1, 2, 4]], weight[[1, 2, 4]], rtol=0.01, atol=2e-38)
-    np.testing.assert_allclose(found[3], weight[3], atol=0.01)
+    np.testing.assert_allclose(found[3], weight[3], atol=format.error)
     assert not found[0].any()
 
 
 NANS = np.array([0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001], np.uint32).view(np.float32)
 
 
+@both_formats
 @pytest.mark.parametrize("value", [*NANS, np.inf, -np.inf], ids=str)
-def test_weights_that_are_no_numbers_stay_none(value: float) -> None:
+def test_weights_that_are_no_numbers_stay_none(format: Any, value: float) -> None:
     weight = random_weight(33, 130)
     weight[20, 70] = value
-    packed, scales = quantized(weight)
+    packed, scales = quantized(format, weight)
     with np.errstate(invalid="ignore"):
-        found = dequantize_reference(packed, scales, 33, 130)
+        found = format.kernels.dequantize_reference(packed, scales, 33, 130)
     assert not np.isfinite(found[20, 70])
     assert np.isfinite(np.delete(found, 20, axis=0)).all()
     assert np.isfinite(found[20, :64]).all()
@@ -141,7 +211,7 @@ def packed_tokens(x: np.ndarray) -> np.ndarray:
 
 def parts(packed: np.ndarray, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers (T, columns), scales (T, G), sums (T, G), from the layout that the module describes."""
-    T, columns, groups = len(packed), padded_columns(K), groups_of(K)
+    T, columns, groups = len(packed), 8 * -(-K // 8), groups_of(K)
     data = packed.view(np.uint8).reshape(T, -1)
     numbers = data[:, :columns].view(np.int8)
     scales = data[:, columns : columns + 4 * groups].copy().view(np.float32)
@@ -174,10 +244,10 @@ def test_activations_are_rotated_and_rounded(K: int, keep: Any) -> None:
 class Case:
     """A random product; what is stored stands for `weight` and `x` exactly."""
 
-    def __init__(self, T: int, N: int, K: int) -> None:
-        self.shape = T, N, K
-        self.numbers, self.scales = quantized(random_weight(N, K))
-        self.weight = by_hand(self.numbers, self.scales, N, K)
+    def __init__(self, format: Any, T: int, N: int, K: int) -> None:
+        self.format, self.shape = format, (T, N, K)
+        self.numbers, self.scales = quantized(format, random_weight(N, K))
+        self.weight = by_hand(format, self.numbers, self.scales, N, K)
         self.tokens = np.random.default_rng(T).standard_normal((T, K), np.float32)
         self.packed = packed_tokens(self.tokens)
 
@@ -187,7 +257,7 @@ class Case:
         out = border[N:-N].reshape(T, N)
         addresses = self.numbers.ctypes.data, self.scales.ctypes.data
         for begin, end in shares or [(0, N)]:
-            matmul_int8(self.packed, *addresses, K, out, begin, end)
+            self.format.multiply(self.packed, *addresses, K, out, begin, end)
         assert (border[:N] == 77).all()
         assert (border[-N:] == 77).all()
         return out
@@ -202,19 +272,21 @@ class Case:
 TOKENS = sorted({1, 2, 3, 4, 5, 7, 8, 11, MANY_TOKENS, MANY_TOKENS + 5, 31, 75})
 
 
+@both_formats
 @pytest.mark.parametrize("T", TOKENS)
 @pytest.mark.parametrize(("N", "K"), SHAPES)
-def test_what_was_rounded_is_multiplied_to_the_last_bit(T: int, N: int, K: int) -> None:
-    case = Case(T, N, K)
+def test_what_was_rounded_is_multiplied_to_the_last_bit(format: Any, T: int, N: int, K: int) -> None:
+    case = Case(format, T, N, K)
     exact = case.rounded_tokens() @ case.weight.T
     room = 1e-6 * (np.abs(case.rounded_tokens()) @ np.abs(case.weight).T) + 1e-30
     assert (np.abs(case.run() - exact) <= room).all()
 
 
+@both_formats
 @pytest.mark.parametrize("T", [1, 4, 48])
-def test_a_loud_number_does_not_drown_the_others(T: int) -> None:
+def test_a_loud_number_does_not_drown_the_others(format: Any, T: int) -> None:
     """One activation in a thousand is a hundred times the others: what rounding it costs must stay small."""
-    case = Case(T, 64, 576)
+    case = Case(format, T, 64, 576)
     case.tokens[:, 300] *= 100
     case.packed = packed_tokens(case.tokens)
     weight = rotated(case.weight)
@@ -228,10 +300,11 @@ def test_a_loud_number_does_not_drown_the_others(T: int) -> None:
     assert error(case.run()) < 0.5 * error(as_it_is @ weight.T)
 
 
+@both_formats
 @pytest.mark.parametrize("T", [1, 4, 7, 40])
 @pytest.mark.parametrize("N", [20, 32, 33, 100, 172])
-def test_who_does_which_share_changes_no_bit(T: int, N: int) -> None:
-    case = Case(T, N, 172)
+def test_who_does_which_share_changes_no_bit(format: Any, T: int, N: int) -> None:
+    case = Case(format, T, N, 172)
     whole = case.run()
     blocks = [(n, min(N, n + BLOCK_ROWS)) for n in range(0, N, BLOCK_ROWS)]
     np.testing.assert_array_equal(case.run(blocks[::-1]), whole)
@@ -239,9 +312,10 @@ def test_who_does_which_share_changes_no_bit(T: int, N: int) -> None:
     np.testing.assert_array_equal(case.run([(last, N), (0, last)]), whole)
 
 
+@both_formats
 @pytest.mark.parametrize("T", [1, 2, 4, 7, 40])
-def test_a_token_that_is_no_number_spoils_itself_alone(T: int) -> None:
-    case = Case(T, 50, 130)
+def test_a_token_that_is_no_number_spoils_itself_alone(format: Any, T: int) -> None:
+    case = Case(format, T, 50, 130)
     expected = case.run()
     case.tokens[T // 2, 70] = np.nan
     case.packed = packed_tokens(case.tokens)
@@ -251,12 +325,13 @@ def test_a_token_that_is_no_number_spoils_itself_alone(T: int) -> None:
     np.testing.assert_array_equal(found[others], expected[others])
 
 
+@both_formats
 @pytest.mark.parametrize(("N", "K"), SHAPES)
-def test_rows_by_index(N: int, K: int, keep: Any) -> None:
-    numbers, scales = (keep(array) for array in quantized(random_weight(N, K)))
+def test_rows_by_index(format: Any, N: int, K: int, keep: Any) -> None:
+    numbers, scales = (keep(array) for array in quantized(format, random_weight(N, K)))
     indices = np.array([N - 1, 0, N // 2, N // 2], np.int64)
     out = np.full((4, K), 77, np.float32)
-    take(numbers.ctypes.data, scales.ctypes.data, indices, out, 1, 4)
-    expected = rotated(by_hand(numbers, scales, N, K))[indices[1:]]
+    format.kernels.take(numbers.ctypes.data, scales.ctypes.data, indices, out, 1, 4)
+    expected = rotated(by_hand(format, numbers, scales, N, K))[indices[1:]]
     np.testing.assert_allclose(out[1:], expected, rtol=1e-5, atol=1e-6)
     assert (out[0] == 77).all()

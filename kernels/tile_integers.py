@@ -1,6 +1,8 @@
-"""The register tile of int8 weights: a few tokens times blocks of 16 rows, over all columns.
+"""The register tile of weights of 8 or 4 bits: a few tokens times blocks of 16 rows, over all columns.
 
-Sums are int32 within a group of columns; at its end they are scaled to float32 and added to the result.
+Sums are int32 within a group of columns; at its end they are scaled to float32 and added to the result. A block of 64
+bytes is 16 rows x 4 columns of int8; or 16 rows x 8 columns of 4 bits, each of which is the place of its weight in
+LEVELS: the low half of a byte is one of the first four columns, the high half one of the others.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ from tinylm.kernels.jit import intrinsic, types
 from tinylm.kernels.simd import FLOAT, INT16, INT32, INT64, pointer
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
-STEPS = GROUP // COLUMNS
+LEVELS = (-127, -98, -77, -60, -46, -33, -21, -10, 0, 11, 23, 35, 48, 63, 82, 107)
+"""What 4 bits stand for, times the scale of their group: the 16 numbers of which the nearest is nearest on average.
+
+They are those of Lloyd's algorithm on groups of 64 numbers of a normal distribution, which rotated weights have, each
+group with the scale, of either sign, that suits it best; but for the 0, which is there for what is exactly 0.
+"""
+
 PARTS = ROWS // DOT.lanes
 """Registers of a block."""
 
@@ -27,11 +35,15 @@ IN_REGISTERS = 8 if DOT.lanes == 16 else 4
 
 
 class _Tile:
-    """Writes one tile: `tokens` activations times `blocks` blocks of 16 rows."""
+    """Writes one tile: `tokens` activations times `blocks` blocks of 16 rows of weights of so many bits."""
 
-    def __init__(self, builder: ir.IRBuilder, shape: tuple[int, int], arguments: list[ir.Value]) -> None:
+    def __init__(
+        self, builder: ir.IRBuilder, tokens: int, blocks: int, bits: int, arguments: list[ir.Value]
+    ) -> None:
         self.builder = builder
-        self.tokens, self.blocks = shape
+        self.tokens, self.blocks, self.bits = tokens, blocks, bits
+        self.fours = 8 // bits  # of columns, in a block
+        self.steps = GROUP // COLUMNS // self.fours
         (self.weights, self.block_stride, self.x, self.token_stride, self.scales, self.scale_stride,
          self.x_scale, self.x_scale_stride, self.x_sums, self.x_sum_stride, self.out,
          self.out_stride) = arguments  # fmt: skip
@@ -54,20 +66,31 @@ class _Tile:
                 sums[(t, register), 0] = spread(self.builder, total, DOT.integers)
         return sums
 
-    def step(self, number: ir.Value, sums: dict[Any, ir.Value], chain: int) -> None:
-        """Four columns: `number` counts them from the first."""
+    def loaded(self, number: ir.Value, block: int, part: int) -> list[Any]:
+        """A register of a block of weights, as what `DOT.add` takes for each four of its columns."""
         builder = self.builder
-        met = {}
-        for b, part in self.registers:
-            address = at(self.builder, self.weights, (INT64(COLUMNS * ROWS), number), (self.block_stride, b))
-            address = builder.add(address, INT64(COLUMNS * DOT.lanes * part))
-            met[b, part] = DOT.weights(builder, load(self.builder, address, DOT.bytes))
+        address = at(builder, self.weights, (INT64(COLUMNS * ROWS), number), (self.block_stride, block))
+        address = builder.add(address, INT64(COLUMNS * DOT.lanes * part))
+        numbers = load(builder, address, DOT.bytes)
+        if self.bits == 8:
+            return [DOT.weights(builder, numbers)]
+        low = ir.Constant(DOT.bytes, [15] * 4 * DOT.lanes)
+        four = ir.Constant(DOT.bytes, [4] * 4 * DOT.lanes)
+        halves = builder.and_(numbers, low), builder.lshr(numbers, four)
+        return [DOT.levels(builder, half, LEVELS) for half in halves]
+
+    def step(self, number: ir.Value, sums: dict[Any, ir.Value], chain: int) -> None:
+        """A block's columns: `number` counts blocks from the first. `chain` is the first sum to use."""
+        builder = self.builder
+        met = {(b, part): self.loaded(number, b, part) for b, part in self.registers}
         for t in range(self.tokens):
-            address = at(self.builder, self.x, (INT64(COLUMNS), number), (self.token_stride, t))
-            four = DOT.activations(builder, load(self.builder, address, INT32))
-            for register, weights in met.items():
-                key = (t, register), chain
-                sums[key] = DOT.add(builder, sums[key], weights, four)
+            for i in range(self.fours):
+                address = at(builder, self.x, (INT64(COLUMNS * self.fours), number), (self.token_stride, t))
+                address = builder.add(address, INT64(COLUMNS * i))
+                four = DOT.activations(builder, load(builder, address, INT32))
+                for register, weights in met.items():
+                    key = (t, register), (chain + i) % self.chains
+                    sums[key] = DOT.add(builder, sums[key], weights[i], four)
 
     def finish(
         self, group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
@@ -116,11 +139,11 @@ class _Tile:
         return dict(zip(keys, values, strict=True))
 
     def emit(self, groups: ir.Value, tail: ir.Value) -> None:
-        """All whole groups, then a last one of `tail` steps; adds to what stands in the result."""
+        """All whole groups, then a last one of `tail` blocks of columns; adds to what stands in the result."""
         builder = self.builder
         keys = self.keys
         kept = len(keys) <= IN_REGISTERS
-        unrolled = STEPS if kept else 1  # unrolled, the larger tiles run out of registers
+        unrolled = self.steps if kept else 1  # unrolled, the larger tiles run out of registers
 
         def add_up(
             group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
@@ -134,19 +157,19 @@ class _Tile:
 
         def whole(group: ir.Value, results: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
             sums = self.first_sums(group)
-            first = builder.mul(group, INT64(STEPS))
+            first = builder.mul(group, INT64(self.steps))
 
             def some(number: ir.Value, sums: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
                 for step in range(unrolled):
                     here = builder.add(builder.mul(number, INT64(unrolled)), INT64(step))
-                    self.step(builder.add(first, here), sums, step % self.chains)
+                    self.step(builder.add(first, here), sums, step * self.fours)
                 return sums
 
-            sums = self.loop(INT64(STEPS // unrolled), sums, some)
+            sums = self.loop(INT64(self.steps // unrolled), sums, some)
             return add_up(group, sums, results)
 
         def part(_: ir.Value, results: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
-            first = builder.mul(groups, INT64(STEPS))
+            first = builder.mul(groups, INT64(self.steps))
 
             def one(step: ir.Value, sums: dict[Any, ir.Value]) -> dict[Any, ir.Value]:
                 self.step(builder.add(first, step), sums, 0)
@@ -163,10 +186,10 @@ class _Tile:
             builder.store(value, self.place(*key), align=4)
 
 
-def make_tile(tokens: int, blocks: int) -> Any:
+def make_tile(tokens: int, blocks: int, bits: int) -> Any:
     """The tile of a shape, as an intrinsic of int64: addresses, and strides in bytes.
 
-    Whole groups and 4-column steps of the last one; the weights and the stride of their blocks; the activations
+    Whole groups, and blocks of the last one that is not; the weights and the stride of their blocks; the activations
     and their stride by token; the scales of the weights (bfloat16) and the stride of their blocks; the scales of
     the activations and their stride by token; the sums of each group of activations (int32) and their stride by
     token; the result and its stride by token.
@@ -179,7 +202,7 @@ def make_tile(tokens: int, blocks: int) -> Any:
         out: Any, out_stride: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _Tile(builder, (tokens, blocks), arguments[2:]).emit(*arguments[:2])
+            _Tile(builder, tokens, blocks, bits, arguments[2:]).emit(*arguments[:2])
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 14), generate

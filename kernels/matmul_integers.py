@@ -1,0 +1,283 @@
+"""What products with int8 and with int4 weights share: `(T, K) @ (N, K).T -> (T, N)` by integers, scaled to float32.
+
+Both sides are rounded in groups of 64 columns, after each whole group was rotated (`hadamard`). Weights: in blocks of
+16 rows and 64 bytes (`tile_integers`), (N / 16, K / 4, 16, 4) for 8 bits, (N / 16, K / 8, 16, 4) for 4; one scale
+(bfloat16) for each row and group, (N / 16, G, 16). Activations: int8, one scale for each token and group. One unit of
+work is one row of the weights; shares begin at multiples of BLOCK_ROWS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinylm.kernels.dot import COLUMNS, DOT, ROWS
+from tinylm.kernels.hadamard import GROUP, rotate, rotate_and_round, rotate_reference
+from tinylm.kernels.jit import Function, Operation, carray, njit, operation, plain
+from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int32_1d_at, uint16_2d
+from tinylm.kernels.simd import float_bits, float_of_int32_bits, memory, nearest_int32, scratch, to_float32
+from tinylm.kernels.tile_integers import make_tile
+
+BLOCK_ROWS = 2 * ROWS
+
+NAN_BITS = 0x7FC0
+"""NaN as a bfloat16."""
+
+MANY_TOKENS, MANY_BLOCKS = {16: (12, 2), 8: (4, 1), 4: (6, 1)}[DOT.lanes]
+"""As many sums as this CPU's registers hold, beside what they meet; few tokens take one block at a time, since the
+memory follows one stream."""
+
+
+def steps_of(K: int, bits: int = 8) -> int:
+    """How many blocks of columns K columns make: of four for 8 bits, of eight for 4."""
+    columns = COLUMNS * 8 // bits
+    return -(-K // columns)
+
+
+def groups_of(K: int) -> int:
+    """How many groups K columns make; the last may be smaller."""
+    return -(-K // GROUP)
+
+
+def blocks_of(N: int) -> int:
+    """How many blocks of 16 rows N rows make: an even number, the last may be empty."""
+    return BLOCK_ROWS // ROWS * -(-N // BLOCK_ROWS)
+
+
+@plain
+def packed_columns(K):
+    """Bytes of a packed token's numbers: zeros behind K fill whole steps of eight."""
+    return -(-K // (2 * COLUMNS)) * 2 * COLUMNS
+
+
+def packed_width(K: int) -> int:
+    """Places (4 bytes) of a packed token: its numbers, then the scale and the sum of each group."""
+    return packed_columns(K) // 4 + 2 * groups_of(K)
+
+
+def groups_reference(weight):
+    """`(N, K) -> (blocks * 16, G, 64)`: what is rounded, zero beyond the matrix."""
+    N, K = weight.shape
+    padded = np.zeros((blocks_of(N) * ROWS, groups_of(K) * GROUP), np.float32)
+    padded[:N, :K] = rotate_reference(weight)
+    return padded.reshape(len(padded), -1, GROUP)
+
+
+def widened(bits):
+    """bfloat16 bits as float32."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def scales_reference(bits):
+    """`(rows, G) -> (blocks, G, 16)`, as scales are stored."""
+    return np.ascontiguousarray(bits.reshape(-1, ROWS, bits.shape[1]).swapaxes(1, 2))
+
+
+def restore_reference(numbers, scales, N, K):
+    """`(rows, columns), (blocks, G, 16) -> (N, K)` float32, rotated back."""
+    factors = widened(scales).swapaxes(1, 2).reshape(len(numbers), -1)
+    return rotate_reference(numbers[:N, :K] * np.repeat(factors, GROUP, axis=1)[:N, :K].astype(np.float32))
+
+
+def make_quantize(bits: int, round_group: Function) -> Function:
+    """The kernel that rounds blocks of rows. `round_group(numbers, codes)`: 64 of each; returns the scale's bits."""
+
+    @njit
+    def quantize(weight, packed, scales, begin, end):
+        """Blocks `begin` to `end` of `quantize_reference`; the weights as `to_float32` reads them."""
+        N, K = weight.shape
+        room = scratch(4 * GROUP)
+        numbers = float32_1d_at(room, GROUP)
+        codes = carray(memory(scratch(GROUP)), (GROUP,), np.uint8)
+        for block in range(begin, end):
+            for row in range(ROWS):
+                n = block * ROWS + row
+                for group in range(scales.shape[1]):
+                    first = group * GROUP
+                    for k in range(first, first + GROUP):
+                        numbers[k - first] = to_float32(weight[n, k]) if n < N and k < K else np.float32(0)
+                    if first + GROUP <= K:
+                        rotate(room, room)
+                    scales[block, group, row] = np.uint16(round_group(numbers, codes))
+                    step = first * bits // (8 * COLUMNS)
+                    for i in range(min(GROUP * bits // (8 * COLUMNS), packed.shape[1] - step)):
+                        for column in range(COLUMNS):
+                            code = codes[COLUMNS * 8 // bits * i + column]
+                            if bits == 4:
+                                code |= codes[2 * COLUMNS * i + COLUMNS + column] << 4
+                            packed[block, step + i, row, column] = code
+
+    return quantize
+
+
+def pack_reference(x):
+    """`(T, K) -> (T, G * 64) int32, (T, G) float32`: the rotated and rounded activations, and their scales."""
+    T, K = x.shape
+    padded = np.zeros((T, groups_of(K) * GROUP), np.float32)
+    padded[:, :K] = rotate_reference(x)
+    parts = padded.reshape(T, -1, GROUP)
+    scale = np.abs(parts).max(axis=-1) / np.float32(127)
+    divided = np.divide(parts, scale[..., None], out=np.zeros_like(parts), where=scale[..., None] > 0)
+    return np.rint(divided).astype(np.int32).reshape(T, -1), scale
+
+
+def round_reference(x):
+    """`(T, K) -> (T, K)` float32: what the activations stand for after `pack`."""
+    numbers, scale = pack_reference(x)
+    return rotate_reference((numbers * np.repeat(scale, GROUP, axis=1))[:, : x.shape[1]])
+
+
+@njit
+def _pack_rest(numbers, target):
+    """A last group that is not whole, to its bytes; returns its scale and their sum."""
+    # The bits of floats without their sign are in the order of their sizes, NaN above all.
+    largest = np.int32(0)
+    for k in range(len(numbers)):
+        largest = max(largest, np.int32(float_bits(numbers[k]) & np.int32(0x7FFFFFFF)))
+    scale = float_of_int32_bits(largest) / np.float32(127)
+    inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
+    total = np.int32(0)
+    for k in range(len(numbers)):
+        number = nearest_int32(numbers[k] * inverse)
+        target[k] = np.int8(number)
+        total += number
+    return scale, total
+
+
+@njit
+def pack(x, packed, begin, end):
+    """Tokens `begin` to `end` of x (T, K) into packed (T, packed_width)."""
+    K = x.shape[1]
+    columns, groups, whole = packed_columns(K), -(-K // GROUP), K // GROUP
+    for token in range(begin, end):
+        source = x.ctypes.data + 4 * K * token
+        numbers = packed.ctypes.data + 4 * token * packed.shape[1]
+        scales, sums = numbers + columns, numbers + columns + 4 * groups
+        for group in range(whole):
+            rotate_and_round(
+                source + 4 * GROUP * group, numbers + GROUP * group, scales + 4 * group, sums + 4 * group
+            )
+        if whole < groups:
+            rest = carray(memory(numbers + GROUP * whole), (columns - GROUP * whole,), np.int8)
+            for k in range(K - GROUP * whole, len(rest)):
+                rest[k] = np.int8(0)
+            scale, total = _pack_rest(x[token, GROUP * whole :], rest)
+            float32_1d_at(scales, groups)[whole] = scale
+            int32_1d_at(sums, groups)[whole] = total
+
+
+def make_product(bits: int) -> Function:
+    """The kernel that multiplies with weights of so many bits."""
+    one, two = make_tile(1, 1, bits), make_tile(2, 1, bits)
+    four, eight = make_tile(min(4, MANY_TOKENS), 1, bits), make_tile(min(8, MANY_TOKENS), 1, bits)
+    many = make_tile(MANY_TOKENS, MANY_BLOCKS, bits)
+
+    @njit
+    def product(packed, weights, scales, K, out, begin, end):
+        """Rows `begin` to `end` of the weights times packed tokens (T, packed_width) into out (T, N).
+
+        weights and scales: the addresses of the arrays of `quantize_reference`.
+        """
+        T, N = out.shape
+        columns, groups, whole = packed_columns(K), -(-K // GROUP), K // GROUP
+        in_block = COLUMNS * 8 // bits
+        tail = -(-(K - GROUP * whole) // in_block)
+        block_bytes, scale_bytes = ROWS * COLUMNS * -(-K // in_block), 2 * ROWS * groups
+        stride = 4 * packed.shape[1]
+        edge = float32_2d_at(scratch(4 * MANY_TOKENS * BLOCK_ROWS), MANY_TOKENS, BLOCK_ROWS)
+        token = 0
+        while token < T:
+            tokens, step = 1, ROWS
+            if T - token >= MANY_TOKENS:
+                tokens, step = MANY_TOKENS, ROWS * MANY_BLOCKS
+            elif T - token >= 8:
+                tokens = 8
+            elif T - token >= 4:
+                tokens = 4
+            elif T - token >= 2:
+                tokens = 2
+            x = packed.ctypes.data + stride * token
+            x_scale, x_sums = x + columns, x + columns + 4 * groups
+            for n in range(begin, end, step):
+                rows = min(step, N - n)
+                target, target_stride = out.ctypes.data + 4 * (N * token + n), 4 * N
+                if rows < step:
+                    target, target_stride = edge.ctypes.data, 4 * BLOCK_ROWS
+                for t in range(tokens):
+                    row_of = float32_1d_at(target + target_stride * t, step)
+                    for row in range(step):
+                        row_of[row] = np.float32(0)
+                left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
+                if tokens == MANY_TOKENS:
+                    many(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
+                          x_sums, stride, target, target_stride)  # fmt: skip
+                elif tokens == 8:
+                    eight(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
+                           x_sums, stride, target, target_stride)  # fmt: skip
+                elif tokens == 4:
+                    four(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
+                          x_sums, stride, target, target_stride)  # fmt: skip
+                elif tokens == 2:
+                    two(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
+                         x_sums, stride, target, target_stride)  # fmt: skip
+                else:
+                    one(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
+                         x_sums, stride, target, target_stride)  # fmt: skip
+                if rows < step:
+                    for t in range(tokens):
+                        for row in range(rows):
+                            out[token + t, n + row] = edge[t, row]
+            token += tokens
+
+    return product
+
+
+def make_take(number_at: Function) -> Function:
+    """The kernel that finds rows. `number_at(weights, K, row, k)`: a number before it is scaled."""
+
+    @njit
+    def take(weights, scales, indices, out, begin, end):
+        """Rows `begin` to `end` of the rows of these indices into out (R, K); the weights and scales by address."""
+        K = out.shape[1]
+        groups, whole = -(-K // GROUP), K // GROUP
+        for row in range(begin, end):
+            block, line = indices[row] // ROWS, indices[row] % ROWS
+            factors = carray(memory(scales + 2 * ROWS * block * groups), (groups, ROWS), np.uint16)
+            for k in range(K):
+                scale = to_float32(factors[k // GROUP, line])
+                out[row, k] = np.float32(number_at(weights, K, indices[row], k)) * scale
+            for group in range(whole):
+                here = out.ctypes.data + 4 * (K * row + GROUP * group)
+                rotate(here, here)
+
+    return take
+
+
+def quantize_operations(name: str, quantize: Function) -> tuple[Operation, Operation]:
+    """`quantize` of float32 weights, and of bfloat16; units are blocks.
+
+    Operands: weight (3), packed address, steps, scales address, groups, blocks (1 each).
+    """
+
+    @njit
+    def run(weight, operands, begin, end):
+        packed = carray(memory(operands[3]), (operands[7], operands[4], ROWS, COLUMNS), np.uint8)
+        scales = carray(memory(operands[5]), (operands[7], operands[6], ROWS), np.uint16)
+        quantize(weight, packed, scales, begin, end)
+
+    def float32(operands: Any, begin: int, end: int) -> None:
+        run(float32_2d(operands, 0), operands, begin, end)
+
+    def bfloat16(operands: Any, begin: int, end: int) -> None:
+        run(uint16_2d(operands, 0), operands, begin, end)
+
+    for function in (float32, bfloat16):
+        function.__name__ = f"quantize_{name}_of_{function.__name__}_operation"
+    return operation(float32), operation(bfloat16)
+
+
+@operation
+def pack_int8_operation(operands, begin, end):
+    """x (3), packed (3)."""
+    pack(float32_2d(operands, 0), float32_2d(operands, 3), begin, end)

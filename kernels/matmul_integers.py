@@ -28,6 +28,9 @@ MANY_TOKENS, MANY_BLOCKS = {16: (12, 2), 8: (4, 1), 4: (6, 1)}[DOT.lanes]
 """As many sums as this CPU's registers hold, beside what they meet; few tokens take one block at a time, since the
 memory follows one stream."""
 
+MANY_TOKENS_OF_4_BITS = min(MANY_TOKENS, 4) if DOT.lanes == 4 else MANY_TOKENS
+"""Each register of 4 bits becomes two to be met: with 6 tokens an M1 would keep half of the sums on its stack."""
+
 
 def steps_of(K: int, bits: int = 8) -> int:
     """How many blocks of columns K columns make: of four for 8 bits, of eight for 4."""
@@ -169,9 +172,10 @@ def pack(x, packed, begin, end):
 
 def make_product(bits: int) -> Function:
     """The kernel that multiplies with weights of so many bits."""
+    most = MANY_TOKENS if bits == 8 else MANY_TOKENS_OF_4_BITS
     one, two = make_tile(1, 1, bits), make_tile(2, 1, bits)
-    four, eight = make_tile(min(4, MANY_TOKENS), 1, bits), make_tile(min(8, MANY_TOKENS), 1, bits)
-    many = make_tile(MANY_TOKENS, MANY_BLOCKS, bits)
+    four, eight = make_tile(min(4, most), 1, bits), make_tile(min(8, most), 1, bits)
+    many = make_tile(most, MANY_BLOCKS, bits)
 
     @njit
     def product(packed, weights, scales, K, out, begin, end):
@@ -185,12 +189,12 @@ def make_product(bits: int) -> Function:
         tail = -(-(K - GROUP * whole) // in_block)
         block_bytes, scale_bytes = ROWS * COLUMNS * -(-K // in_block), 2 * ROWS * groups
         stride = 4 * packed.shape[1]
-        edge = float32_2d_at(scratch(4 * MANY_TOKENS * BLOCK_ROWS), MANY_TOKENS, BLOCK_ROWS)
+        edge = float32_2d_at(scratch(4 * most * BLOCK_ROWS), most, BLOCK_ROWS)
         token = 0
         while token < T:
             tokens, step = 1, ROWS
-            if T - token >= MANY_TOKENS:
-                tokens, step = MANY_TOKENS, ROWS * MANY_BLOCKS
+            if T - token >= most:
+                tokens, step = most, ROWS * MANY_BLOCKS
             elif T - token >= 8:
                 tokens = 8
             elif T - token >= 4:
@@ -209,21 +213,21 @@ def make_product(bits: int) -> Function:
                     for row in range(step):
                         row_of[row] = np.float32(0)
                 left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
-                if tokens == MANY_TOKENS:
+                if tokens == most:
                     many(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                          x_sums, stride, target, target_stride)  # fmt: skip
+                         x_sums, stride, target, target_stride)  # fmt: skip
                 elif tokens == 8:
                     eight(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                           x_sums, stride, target, target_stride)  # fmt: skip
+                          x_sums, stride, target, target_stride)  # fmt: skip
                 elif tokens == 4:
                     four(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                          x_sums, stride, target, target_stride)  # fmt: skip
+                         x_sums, stride, target, target_stride)  # fmt: skip
                 elif tokens == 2:
                     two(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                         x_sums, stride, target, target_stride)  # fmt: skip
+                        x_sums, stride, target, target_stride)  # fmt: skip
                 else:
                     one(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                         x_sums, stride, target, target_stride)  # fmt: skip
+                        x_sums, stride, target, target_stride)  # fmt: skip
                 if rows < step:
                     for t in range(tokens):
                         for row in range(rows):

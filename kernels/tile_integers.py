@@ -66,31 +66,32 @@ class _Tile:
                 sums[(t, register), 0] = spread(self.builder, total, DOT.integers)
         return sums
 
-    def loaded(self, number: ir.Value, block: int, part: int) -> list[Any]:
-        """A register of a block of weights, as what `DOT.add` takes for each four of its columns."""
+    def four_columns(self, number: ir.Value, i: int, block: int, part: int) -> Any:
+        """A register of a block of weights, its i-th four columns, as `DOT.add` takes them."""
         builder = self.builder
         address = at(builder, self.weights, (INT64(COLUMNS * ROWS), number), (self.block_stride, block))
         address = builder.add(address, INT64(COLUMNS * DOT.lanes * part))
         numbers = load(builder, address, DOT.bytes)
         if self.bits == 8:
-            return [DOT.weights(builder, numbers)]
-        low = ir.Constant(DOT.bytes, [15] * 4 * DOT.lanes)
-        four = ir.Constant(DOT.bytes, [4] * 4 * DOT.lanes)
-        halves = builder.and_(numbers, low), builder.lshr(numbers, four)
-        return [DOT.levels(builder, half, LEVELS) for half in halves]
+            return DOT.weights(builder, numbers)
+        if i == 0:
+            half = builder.and_(numbers, ir.Constant(DOT.bytes, [15] * 4 * DOT.lanes))
+        else:
+            half = builder.lshr(numbers, ir.Constant(DOT.bytes, [4] * 4 * DOT.lanes))
+        return DOT.levels(builder, half, LEVELS)
 
     def step(self, number: ir.Value, sums: dict[Any, ir.Value], chain: int) -> None:
         """A block's columns: `number` counts blocks from the first. `chain` is the first sum to use."""
         builder = self.builder
-        met = {(b, part): self.loaded(number, b, part) for b, part in self.registers}
-        for t in range(self.tokens):
-            for i in range(self.fours):
+        for i in range(self.fours):
+            met = {register: self.four_columns(number, i, *register) for register in self.registers}
+            for t in range(self.tokens):
                 address = at(builder, self.x, (INT64(COLUMNS * self.fours), number), (self.token_stride, t))
                 address = builder.add(address, INT64(COLUMNS * i))
                 four = DOT.activations(builder, load(builder, address, INT32))
                 for register, weights in met.items():
                     key = (t, register), (chain + i) % self.chains
-                    sums[key] = DOT.add(builder, sums[key], weights[i], four)
+                    sums[key] = DOT.add(builder, sums[key], weights, four)
 
     def finish(
         self, group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]

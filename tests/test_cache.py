@@ -111,7 +111,7 @@ def test_a_position_takes_what_its_numbers_take() -> None:
 def test_published_weights_keep_their_accuracy_and_int8_takes_half_the_bytes() -> None:
     assert automatic(["float32", "float32"]) == "float32"
     assert automatic(["float32", "bfloat16"]) == "float32"
-    assert automatic(["int8", "float32"]) == automatic(["int8"]) == "float16"
+    assert automatic(["int8", "float32"]) == automatic(["int8"]) == automatic(["int4", "int8"]) == "float16"
 
 
 def test_an_unknown_format_is_told_by_name() -> None:

@@ -140,29 +140,29 @@ def test_several_sequences_in_a_step_are_as_alone(
             together, lengths = together[:0:-1], lengths[:0:-1]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int4"])
 def test_other_formats_are_run_in_every_way_too(text: list[int], expected: np.ndarray, dtype: str) -> None:
     # keys and values as they are: rounded, they would decide where a number falls between two
     one, many = (Engine.load(STORIES, dtype=dtype, kv_dtype="float32", threads=threads) for threads in (1, 5))
     np.testing.assert_array_equal(one.logits(text[:100]), many.logits(text[:100]))
     whole = one.logits(text[:31])
-    # where int8 has to round a number in the middle between two, the last bit of attention decides
+    # where an activation has to be rounded in the middle between two, the last bit of attention decides
     room = (1e-5 if dtype == "bfloat16" else 0.01) * np.abs(whole).max()
     sequence = one.new_sequence()
     steps = np.concatenate([one.decode([sequence], [token]) for token in text[:31]])
     np.testing.assert_allclose(steps, whole, atol=room, rtol=0)
     # NumPy's last bit is another on every processor, and one number rounded the other way shifts all that follow it
     noise = np.abs(whole - expected[:31]).max()
-    assert noise < 0.05 * np.abs(whole).max()
+    assert noise < (0.3 if dtype == "int4" else 0.05) * np.abs(whole).max()
     np.testing.assert_allclose(
-        one.trace(text[:31])["logits"], whole, atol=noise if dtype == "int8" else room, rtol=0
+        one.trace(text[:31])["logits"], whole, atol=room if dtype == "bfloat16" else noise, rtol=0
     )
     several = [many.new_sequence() for _ in range(9)]
     together = [many.decode(several, [token] * 9) for token in text[:31]]
     for place in range(9):
         found = np.array([step[place] for step in together])
         np.testing.assert_allclose(found, whole, atol=room, rtol=0)
-        if dtype == "int8":
+        if dtype != "bfloat16":
             np.testing.assert_array_equal(found, steps, "a sequence in company is as it is alone")
 
 

@@ -39,6 +39,9 @@ def test_the_bytes_are_those_of_the_shapes(script: ModuleType) -> None:
         assert script.bytes_per_token(program, dtype, 1000) == size * numbers + 1000 * 2 * 30 * 3 * 64 * 4
     # a byte a number and two bytes for each 64, all sizes here being whole groups
     assert script.bytes_per_token(program, "int8", 0) == numbers + 2 * numbers // 64
+    # int4: half a byte and two for each 64, but for the head
+    head = 49_152 * 576
+    assert script.bytes_per_token(program, "int4", 0) == (numbers - head) // 2 + head + 2 * numbers // 64
     # beside int8, keys and values take two bytes
     assert (
         script.bytes_per_token(program, "int8", 1000)

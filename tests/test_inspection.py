@@ -60,7 +60,7 @@ def test_the_story_model() -> None:
 
 def test_memory_is_what_a_loaded_model_holds() -> None:
     memory = inspect_folder(STORIES)["memory"]
-    for dtype in ("float32", "bfloat16", "int8"):
+    for dtype in ("float32", "bfloat16", "int8", "int4"):
         engine = Engine.load(STORIES, dtype=dtype, threads=1)
         vectors = sum(vector.nbytes for one in engine.program.operations for vector in one.vectors.values())
         assert memory["weights"][dtype] == sum(one.nbytes for one in engine.program.matrices) + vectors

@@ -12,6 +12,7 @@ import pytest
 
 from tinylm.checkpoint import Checkpoint
 from tinylm.errors import CheckpointError, LayoutError, ParameterError
+from tinylm.formats.table import DTYPES, QUANTIZED
 from tinylm.kernels.team import Team
 from tinylm.tensor_names import TensorNames
 from tinylm.weights import Weights
@@ -71,7 +72,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
         ("bf16", "auto", "bfloat16"),
         *((stored, "float32", "float32") for stored in ("f32", "f16", "bf16", "f64")),
         *((stored, "bfloat16", "bfloat16") for stored in ("f32", "f16", "bf16", "f64")),
-        *((stored, "int8", "int8") for stored in ("f32", "f16", "bf16", "f64")),
+        *((stored, name, name) for name in QUANTIZED for stored in ("f32", "f16", "bf16", "f64")),
     ],
 )
 def test_a_matrix_in_the_format_asked_for(
@@ -81,9 +82,9 @@ def test_a_matrix_in_the_format_asked_for(
     assert (matrix.format, matrix.shape) == (format, (N, K))
     found = matrix.dequantize()
     assert (found.dtype, found.shape) == (np.float32, (N, K))
-    if format == "int8":
+    if format in QUANTIZED:
         error = np.linalg.norm(found - MATRIX, axis=1) / np.linalg.norm(MATRIX, axis=1)
-        assert (error < 0.01).all()
+        assert (error < {"int8": 0.01, "int4": 0.12}[format]).all()
     else:
         np.testing.assert_array_equal(found, MATRIX)
 
@@ -97,7 +98,7 @@ def test_what_is_stored_so_is_not_copied(checkpoint: Checkpoint) -> None:
     assert weights.vector("f32 vector", K).ctypes.data == checkpoint.array("f32 vector").ctypes.data
 
 
-@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stored", ["f32 vector", "f16 vector", "bf16 vector"])
 def test_vectors_are_float32_in_every_format(checkpoint: Checkpoint, stored: str, dtype: str) -> None:
     found = Weights(checkpoint, dtype).vector(stored, K)
@@ -128,7 +129,7 @@ def test_misshapen(checkpoint: Checkpoint, shape: tuple[int, int]) -> None:
         Weights(checkpoint).matrix("f32 vector", (1, K))
 
 
-@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stored", ["i32", "bool"])
 def test_of_another_type(checkpoint: Checkpoint, stored: str, dtype: str) -> None:
     with pytest.raises(CheckpointError, match=f"'{stored}' is {stored.upper()}; expected one of F32, F16"):
@@ -158,8 +159,8 @@ def test_names_of_the_folder_s_own(checkpoint: Checkpoint) -> None:
 
 
 def test_a_format_that_is_none(checkpoint: Checkpoint) -> None:
-    for dtype in ("float16", "int4", "", "FLOAT32"):
-        with pytest.raises(ParameterError, match="expected one of auto, float32, bfloat16, int8"):
+    for dtype in ("float16", "int2", "", "FLOAT32"):
+        with pytest.raises(ParameterError, match="expected one of auto, float32, bfloat16, int8, int4"):
             Weights(checkpoint, dtype)
 
 
@@ -178,41 +179,63 @@ def test_the_same_numbers(compared: int, tmp_path: Path, monkeypatch: pytest.Mon
     assert not weights.same("f32", "part")
 
 
-# Folders that hold int8 as `tinylm quantize` writes it
+# Folders that hold what `tinylm quantize` writes
 
 
-def int8_tensors(tmp_path: Path) -> dict[str, tuple[str, np.ndarray]]:
+def quantized(tmp_path: Path, name: str) -> dict[str, tuple[str, np.ndarray]]:
     (tmp_path / "float").mkdir()
-    matrix = Weights(write(tmp_path / "float", TENSORS), "int8", team=Team(1)).matrix("f32", (N, K))
+    matrix = Weights(write(tmp_path / "float", TENSORS), name, team=Team(1)).matrix("f32", (N, K))
     stored, scales = matrix.arrays()  # type: ignore[attr-defined]
-    return {"m": ("I8", stored), "m.scales": ("BF16", scales)}
+    return {"m": (QUANTIZED[name].stored, stored), "m.scales": ("BF16", scales)}
 
 
-@pytest.mark.parametrize("dtype", ["auto", "int8"])
-def test_int8_folders_are_mapped(tmp_path: Path, dtype: str) -> None:
-    checkpoint = write(tmp_path, int8_tensors(tmp_path))
-    weights = Weights(checkpoint, dtype)
+def write_as(tmp_path: Path, tensors: dict[str, tuple[str, np.ndarray]], format: str) -> Checkpoint:
+    """As `write`, with a config that says the format."""
+    write(tmp_path, tensors)
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"format": format}}))
+    return Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantized_folders_are_mapped(tmp_path: Path, name: str, asked_for: bool) -> None:
+    checkpoint = write_as(tmp_path, quantized(tmp_path, name), name)
+    weights = Weights(checkpoint, name if asked_for else "auto")
     matrix = weights.matrix("m", (N, K))
-    np.testing.assert_allclose(matrix.dequantize(), MATRIX, atol=0.03)
+    assert matrix.format == name
+    np.testing.assert_allclose(matrix.dequantize(), MATRIX, atol={"int8": 0.03, "int4": 0.4}[name])
     assert matrix.operands()[:2] == [checkpoint.array(name).ctypes.data for name in ("m", "m.scales")]
     weights.finish()
 
 
-@pytest.mark.parametrize("shape", [(N, K + 4), (N + 64, K), (N, K + 64)])
-def test_int8_of_another_shape(tmp_path: Path, shape: tuple[int, int]) -> None:
-    weights = Weights(write(tmp_path, int8_tensors(tmp_path)))
-    with pytest.raises(LayoutError, match=r"tensor 'm'.* is .*where int8 of"):
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("shape", [(N, K + 8), (N + 64, K), (N, K + 64)])
+def test_quantized_to_another_shape(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
+    weights = Weights(write(tmp_path, quantized(tmp_path, name)))
+    with pytest.raises(LayoutError, match=rf"tensor 'm'.* is .*where {name} of"):
         weights.matrix("m", shape)
 
 
-def test_int8_that_lacks_a_part(tmp_path: Path) -> None:
-    tensors = int8_tensors(tmp_path)
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantized_and_lacking_a_part(tmp_path: Path, name: str) -> None:
+    tensors = quantized(tmp_path, name)
     with pytest.raises(LayoutError, match="'m' is missing"):
         Weights(write(tmp_path, {"m.scales": tensors["m.scales"]})).matrix("m", (N, K))
-    with pytest.raises(LayoutError, match=r"'m' has shape \(2, 18, 16, 4\)"):
+    with pytest.raises(LayoutError, match=r"'m' has shape \(2, \d+, 16, 4\)"):
         Weights(write(tmp_path, {"m": tensors["m"]})).matrix("m", (N, K))
     changed = {**tensors, "m.scales": ("I16", tensors["m.scales"][1])}
     with pytest.raises(LayoutError, match=r"'m\.scales' is I16"):
         Weights(write(tmp_path, changed)).matrix("m", (N, K))
-    with pytest.raises(ParameterError, match="holds int8"):
-        Weights(write(tmp_path, tensors), "float32").matrix("m", (N, K))
+    other = next(one for one in QUANTIZED if one != name)
+    for dtype in ("float32", "bfloat16", other):
+        with pytest.raises(ParameterError, match=f"holds {name}"):
+            Weights(write(tmp_path, tensors), dtype).matrix("m", (N, K))
+    with pytest.raises(LayoutError, match=f"'m' is {QUANTIZED[name].stored}.*where {other} of"):
+        Weights(write_as(tmp_path, tensors, other)).matrix("m", (N, K))
+
+
+def test_a_row_for_each_token_is_int8_beside_int4(tmp_path: Path) -> None:
+    (tmp_path / "float").mkdir()
+    write(tmp_path / "float", TENSORS)
+    (tmp_path / "float" / "config.json").write_text(json.dumps({"vocab_size": N}))
+    assert Weights(Checkpoint(tmp_path / "float"), "int4").matrix("f32", (N, K)).format == "int8"

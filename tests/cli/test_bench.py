@@ -28,8 +28,8 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     found = rows(out)
     expected = [
-        [name, "float16" if name == "int8" else "float32", threads, test]
-        for name in ("float32", "bfloat16", "int8")
+        [name, "float16" if name.startswith("int") else "float32", threads, test]
+        for name in ("float32", "bfloat16", "int8", "int4")
         for threads in ("1", "2")
         for test in ("pp32", "tg4", "tg4 @ 16")
     ]
@@ -195,7 +195,7 @@ def test_the_receipt_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--threads", "two"], "'two' is not of the form 1,2,4"),
         (["--threads", "0"], "threads is 0"),
-        (["--dtype", "int8,int4"], "no format is called 'int4'"),
+        (["--dtype", "int8,int3"], "no format is called 'int3'"),
         (["--repeats", "0"], "repeats is 0"),
         (["--prompt", "0", "--tokens", "0"], "nothing to measure"),
         (["--depth", "1,-2"], "'1,-2' is not of the form"),
@@ -210,17 +210,17 @@ def test_misuse(words: list[str], said: str, capsys: pytest.CaptureFixture[str])
 
 MEMORY: dict[str, Any] = {
     "as stored": "bfloat16",
-    "weights": {"float32": 64e8, "bfloat16": 32e8, "int8": 17e8},
+    "weights": {"float32": 64e8, "bfloat16": 32e8, "int8": 17e8, "int4": 9e8},
 }
 
 
 def test_formats_take_turns_where_memory_allows() -> None:
-    together = [["float32", "bfloat16", "int8"]]
+    together = [["float32", "bfloat16", "int8", "int4"]]
     assert bench.plan(MEMORY, None, 32 * 10**9) == (together, [])
     assert bench.plan(MEMORY, None, None) == (together, [])
     # 8 GB: float32 would fill it, and the others do not fit into half of it together
     groups, left_out = bench.plan(MEMORY, None, 8 * 10**9)
-    assert groups == [["bfloat16"], ["int8"]]
+    assert groups == [["bfloat16"], ["int8"], ["int4"]]
     assert left_out == [
         {"format": "float32", "reason": "6.4 GB of weights, and the machine's memory is 8.0 GB"}
     ]
@@ -228,6 +228,7 @@ def test_formats_take_turns_where_memory_allows() -> None:
     assert bench.plan(MEMORY, ["float32"], 8 * 10**9) == ([["float32"]], [])
 
 
-def test_a_folder_of_int8_has_one_format() -> None:
-    assert bench.plan({**MEMORY, "as stored": "int8"}, None, 32 * 10**9) == ([["int8"]], [])
+def test_a_quantized_folder_has_one_format() -> None:
+    for name in ("int8", "int4"):
+        assert bench.plan({**MEMORY, "as stored": name}, None, 32 * 10**9) == ([[name]], [])
     assert bench.plan(None, None, 32 * 10**9) == ([["auto"]], [])

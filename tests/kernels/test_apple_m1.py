@@ -11,7 +11,16 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "emit_assembly.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}  # a checkout that is not installed will do
 ATTENTION = ("attention_float32", "attention_bfloat16", "attention_float16", "attention_int8")
-KERNELS = ("matvec", "matvec_bfloat16", "matmul", "matmul_int8", *ATTENTION, "gate", "pack_int8")
+KERNELS = (
+    "matvec",
+    "matvec_bfloat16",
+    "matmul",
+    "matmul_int8",
+    "matmul_int4",
+    *ATTENTION,
+    "gate",
+    "pack_int8",
+)
 TEAM = ("open", "walk", "attend", "close")
 
 
@@ -43,9 +52,20 @@ def test_a_matrix_tile_keeps_its_sums_in_registers(assembly):
     assert count(r"^\s+fmla(\.4s|\s+v\d+\.4s)", assembly["matmul"]) >= 96
 
 
-def test_int8_uses_the_dot_product_instruction(assembly):
-    # the tile of many tokens alone: 6 tokens x 4 registers
-    assert count(r"^\s+sdot(\.4s|\s+v\d+\.4s)", assembly["matmul_int8"]) >= 24
+@pytest.mark.parametrize(("kernel", "products"), [("matmul_int8", 6 * 4), ("matmul_int4", 4 * 4 * 2)])
+def test_integers_use_the_dot_product_instruction(assembly, kernel, products):
+    # the loop of many tokens alone: 6 or 4 tokens x 4 registers, for each four columns of a block
+    loops = re.split(r"^\w+:", assembly[kernel], flags=re.MULTILINE)
+    assert max(count(r"^\s+sdot(\.4s|\s+v\d+\.4s)", loop) for loop in loops) >= products
+
+
+def test_four_bits_are_looked_up_in_a_register(assembly):
+    found = assembly["matmul_int4"]
+    # of 16 bytes the low halves and the high ones, in four registers of a block
+    assert count(r"^\s+tbl(\.16b|\s+v\d+\.16b)", found) >= 8
+    loops = [part for part in re.split(r"^\w+:", found, flags=re.MULTILINE) if count(r"^\s+sdot", part) >= 8]
+    assert loops
+    assert all(count(r"^\s+tbl", part) >= 2 for part in loops), "in the same loop as the products"
 
 
 @pytest.mark.parametrize(("kernel", "widened"), [("bfloat16", r"shll|ushll"), ("float16", r"fcvtl")])

@@ -103,8 +103,8 @@ def record_length(head_dim):
 
 @plain
 def part_size(head_dim):
-    """float32 of a part: maxima and sums of each query, then weighted values, (Dh, LANES) or (FEW, padded Dh)."""
-    return max(LANES * (2 + head_dim), FEW * (2 + padded(head_dim)))
+    """float32 of a part: maxima and sums of LANES queries, then weighted values, (LANES, padded Dh)."""
+    return LANES * (2 + padded(head_dim))
 
 
 @njit
@@ -117,9 +117,11 @@ def _multiply(left, row_stride, k_stride, rows, right, K, out):
 
 @njit
 def _attend_many(like, records, stride, task, head_dim, packed, last, part, shrink):
-    """A task of many queries, which fill the lanes of the tile: part is (2 + Dh, LANES)."""
-    highest, total, sums = part[0], part[1], part[2:]
+    """A task of many queries, packed (Dh, LANES), which fill the lanes of the tile."""
+    highest, total = part[:LANES], part[LANES : 2 * LANES]
     size = padded(head_dim)
+    sums = float32_2d_at(scratch(4 * head_dim * LANES), head_dim, LANES)
+    sums[:] = np.float32(0)
     scores = float32_1d_at(scratch(4 * (BLOCK + ROWS) * LANES), (BLOCK + ROWS) * LANES)
     product = float32_2d_at(scratch(4 * (head_dim + ROWS) * LANES), head_dim + ROWS, LANES)
     wide = scratch(0 if size_of(like) == 4 else 4 * (BLOCK * size + LANES))
@@ -138,6 +140,9 @@ def _attend_many(like, records, stride, task, head_dim, packed, last, part, shri
         for d in range(head_dim):
             for lane in range(LANES):
                 sums[d, lane] = sums[d, lane] * shrink[lane] + product[d, lane]
+    for lane in range(task[QUERIES_HERE]):
+        for d in range(head_dim):
+            part[2 * LANES + size * lane + d] = sums[d, lane]
 
 
 @njit
@@ -168,9 +173,10 @@ def _weigh(like, queries, weights, values, rows, size, shrink, sums):
 
 @njit
 def _attend_few(like, records, stride, task, head_dim, packed, last, part, shrink):
-    """A task of few queries, packed (queries, Dh): part is maxima and sums (FEW,), then (queries, padded Dh)."""
+    """A task of few queries, packed (queries, Dh)."""
     size, queries = padded(head_dim), task[QUERIES_HERE]
-    highest, total, sums = part.ctypes.data, part.ctypes.data + 4 * FEW, part.ctypes.data + 8 * FEW
+    highest, total, sums = part.ctypes.data, part.ctypes.data + 4 * LANES, part.ctypes.data + 8 * LANES
+    part[2 * LANES : 2 * LANES + queries * size] = np.float32(0)
     scores = scratch(4 * BLOCK * FEW)
     for position in range(task[BEGIN], task[END], BLOCK):
         rows = min(BLOCK, task[END] - position)
@@ -216,20 +222,18 @@ def attention(like, q, positions, tasks, caches, layer, heads, head_dim, scale, 
         task, head, part = tasks[unit // heads], unit % heads, parts[unit]
         records, stride = caches[task[SEQUENCE], layer] + size * head, size * heads
         few = task[QUERIES_HERE] <= FEW
-        lanes, used = (FEW, 2 * FEW + FEW * padded(head_dim)) if few else (LANES, (2 + head_dim) * LANES)
         for lane in range(task[QUERIES_HERE] if few else LANES):
             query = task[FIRST] + min(lane, task[QUERIES_HERE] - 1)
             token, column = task[ROW] + query // group, (head * group + query % group) * head_dim
             last[lane] = positions[token]
             for d in range(head_dim):
                 packed[lane * head_dim + d if few else d * LANES + lane] = q[token, column + d] * scale
-        part[:lanes] = LOWEST
-        part[lanes:used] = np.float32(0)
+        part[:LANES] = LOWEST
+        part[LANES : 2 * LANES] = np.float32(0)
         if few:
             _attend_few(like, records, stride, task, head_dim, packed, last, part, shrink)
         else:
-            whole = float32_2d_at(part.ctypes.data, 2 + head_dim, LANES)
-            _attend_many(like, records, stride, task, head_dim, packed, last, whole, shrink)
+            _attend_many(like, records, stride, task, head_dim, packed, last, part, shrink)
 
 
 @njit
@@ -239,8 +243,6 @@ def combine(tiles, heads, head_dim, parts, out, begin, end):
     size = padded(head_dim)
     for unit in range(begin, end):
         here, head = tiles[unit // heads], unit % heads
-        few = here[TILE_QUERIES] <= FEW
-        lanes = FEW if few else LANES
         first = here[TILE_TASK] * heads + head
         last = first + here[TILE_PARTS] * heads
         for lane in range(here[TILE_QUERIES]):
@@ -251,18 +253,15 @@ def combine(tiles, heads, head_dim, parts, out, begin, end):
                 highest = max(highest, parts[part, lane])
             total = np.float32(0)
             for part in range(first, last, heads):
-                total += exp(parts[part, lane] - highest) * parts[part, lanes + lane]
+                total += exp(parts[part, lane] - highest) * parts[part, LANES + lane]
             result = out[token, column : column + head_dim]
             result[:] = np.float32(0)
             for part in range(first, last, heads):
                 weight = exp(parts[part, lane] - highest) / total
-                if few:
-                    values = parts[part, 2 * lanes + lane * size : 2 * lanes + lane * size + head_dim]
-                    for d in range(head_dim):
-                        result[d] += weight * values[d]
-                else:
-                    for d in range(head_dim):
-                        result[d] += weight * parts[part, (2 + d) * lanes + lane]
+                first_value = 2 * LANES + size * lane
+                values = parts[part, first_value : first_value + head_dim]
+                for d in range(head_dim):
+                    result[d] += weight * values[d]
 
 
 @njit

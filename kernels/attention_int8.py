@@ -2,11 +2,11 @@
 
 A record, one key/value head at BLOCK positions, is two matrices as the weights of a layer would be stored. Keys:
 positions are rows, a head is columns, (BLOCK / 16, Dh / 4, 16, 4) int8, with a scale (bfloat16) for each position and
-group of 64 columns. Values: a head is rows, positions are columns, (value rows / 16, BLOCK / 4, 16, 4) int8, with a
-scale (float32) for each position, which goes into the weight that meets it. Whole groups of 64 of a head are rotated
-(`hadamard`) before they are rounded: queries as their keys, which leaves the scores as they were; and the weighted sum
-of rotated values is rotated back. Queries and weights are rounded to a byte too, with a scale for 64 of them (Zhang et
-al. 2024, arXiv:2410.02367, do so with queries and keys, smoothed in another way).
+group of 64 columns. Values: a head is rows, positions are columns, (value rows / 16, BLOCK / 4, 16, 4) int8, with
+log2 of a scale (float32) for each position, which goes into the weight that meets it. Whole groups of 64 of a head are
+rotated (`hadamard`) before they are rounded: queries as their keys, which leaves the scores as they were; and the
+weighted sum of rotated values is rotated back. Queries and weights are rounded to a byte too, with a scale for 64 of
+them (Zhang et al. 2024, arXiv:2410.02367, do so with queries and keys, smoothed in another way).
 """
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 from tinylm.kernels.attention import (
     BEGIN,
     END,
-    FEW,
     FIRST,
     QUERIES_HERE,
     ROW,
@@ -22,25 +21,39 @@ from tinylm.kernels.attention import (
     padded,
 )
 from tinylm.kernels.dot import COLUMNS, DOT, ROWS
+from tinylm.kernels.exponential import LOG2_E, exp
 from tinylm.kernels.hadamard import GROUP, rotate
 from tinylm.kernels.jit import carray, njit, operation, plain
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
-from tinylm.kernels.packed_rows import pack_row, pack_weights, packed_bytes
-from tinylm.kernels.simd import float_bits, float_from_bits, memory, nearest_int32, scratch, to_float32
-from tinylm.kernels.softmax import LOWEST, softmax_row
+from tinylm.kernels.packed_rows import pack_row, packed_bytes
+from tinylm.kernels.simd import (
+    float_bits,
+    float_from_bits,
+    float_of_int32_bits,
+    memory,
+    nearest_int32,
+    scratch,
+    to_float32,
+)
+from tinylm.kernels.softmax import LOWEST
+from tinylm.kernels.softmax_int8 import top_score, weights
 from tinylm.kernels.tile import LANES
 from tinylm.kernels.tile_attention import BLOCK
+from tinylm.kernels.tile_attention_int8 import BLOCKS, TOKENS, make_weigh
 from tinylm.kernels.tile_integers import make_tile
 
-BLOCKS = 2 if DOT.lanes == 16 else 1
-"""Blocks of 16 rows that a tile takes."""
+_score_many, _score_some, _score_one = (make_tile(tokens, BLOCKS, 8) for tokens in TOKENS)
+_weigh_many, _weigh_some, _weigh_one = (make_weigh(tokens, BLOCKS) for tokens in TOKENS)
 
-TOKENS = (8, 4, 1) if DOT.lanes == 16 else (4, 2, 1)
-"""Queries that tiles take at a time."""
+LN_2 = np.float32(1 / LOG2_E)
 
-_eight, _four, _one = (make_tile(tokens, BLOCKS, 8) for tokens in TOKENS)
+LOG_1, LOG_2, LOG_3, LOG_4 = (np.float32(c) for c in (1.43863803, -0.67774327, 0.32187971, -0.0828607))
+"""log2(1 + f) of f in [0, 1], by least squares."""
 
-ONE_AS_BFLOAT16 = 0x3F80
+LARGEST_BYTE = np.float32(DOT.most)
+
+LEAST = np.float32(2.0**-60)
+"""The smallest scale of values: its inverse times a byte is still a number."""
 
 STEP = np.float32(1 / 127)
 """The scale of numbers whose largest is 1."""
@@ -91,11 +104,28 @@ def record_bytes(head_dim):
 @njit
 def _largest(numbers):
     """The largest absolute value; NaN where there is one, or an infinity."""
-    largest, nothing = np.float32(0), np.float32(0)
-    for number in numbers:
-        largest = max(largest, abs(number))
-        nothing += np.float32(0) * number
-    return largest + nothing
+    most = np.int32(0)
+    for number in numbers:  # bits without their sign are in the order of sizes, which no NaN disturbs
+        most = max(most, np.int32(float_bits(number) & np.int32(0x7FFFFFFF)))
+    size = float_of_int32_bits(most)
+    return size + np.float32(0) * size
+
+
+@njit
+def _round(numbers, scale, out):
+    """Numbers (n,) over their scale, as int8."""
+    inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
+    for i in range(len(numbers)):
+        out[i] = np.int8(nearest_int32(numbers[i] * inverse))
+
+
+@njit
+def log2(x):
+    """log2 of a positive float32, to 2e-4: any number near it would do that is the same for all who use it."""
+    bits = np.int32(float_bits(x))
+    exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
+    f = float_of_int32_bits((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)) - np.float32(1)
+    return exponent + f * (LOG_1 + f * (LOG_2 + f * (LOG_3 + f * LOG_4)))
 
 
 @njit
@@ -106,42 +136,46 @@ def _rotate_head(numbers, head_dim):
 
 
 @njit
-def _store_key(key, record, place):
-    """A rotated key (Dh,) to its place in a record."""
+def _store_key(key, rounded, record, place):
+    """A rotated key (Dh,) to its place in a record; `rounded` is room for it as int8, padded with zeros."""
     head_dim = key.shape[0]
     columns, groups = key_columns(head_dim), groups_of(head_dim)
-    numbers = carray(memory(record), (BLOCK // ROWS, columns // COLUMNS, ROWS, COLUMNS), np.int8)
+    fours = carray(memory(record), (BLOCK // ROWS, columns // COLUMNS, ROWS), np.int32)
     scales = carray(memory(record + key_scales_at(head_dim)), (BLOCK // ROWS, groups, ROWS), np.uint16)
     part, line = place // ROWS, place % ROWS
     for group in range(groups):
-        first, last = group * GROUP, min(head_dim, (group + 1) * GROUP)
-        largest = _largest(key[first:last])
+        here = slice(group * GROUP, min(head_dim, (group + 1) * GROUP))
+        largest = _largest(key[here])
         bits = (np.int64(float_bits(largest * STEP)) + 0xFFFF) >> 16  # rounded up
         scales[part, group, line] = np.uint16(0x7FC0 if np.isnan(largest) else bits)
-        scale = to_float32(scales[part, group, line])
-        inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
-        for k in range(first, last):
-            numbers[part, k // COLUMNS, line, k % COLUMNS] = np.int8(nearest_int32(key[k] * inverse))
+        _round(key[here], to_float32(scales[part, group, line]), rounded[here])
+    rounded_fours = carray(memory(rounded.ctypes.data), (columns // COLUMNS,), np.int32)
+    for step in range(columns // COLUMNS):
+        fours[part, step, line] = rounded_fours[step]
 
 
 @njit
-def _store_value(value, record, place):
-    """A rotated value (Dh,) to its place in a record."""
+def _store_value(value, rounded, record, place):
+    """A rotated value (Dh,) to its place in a record; `rounded` as above."""
     head_dim = value.shape[0]
-    shape = (value_rows(head_dim) // ROWS, BLOCK // COLUMNS, ROWS, COLUMNS)
-    numbers = carray(memory(record + values_at(head_dim)), shape, np.int8)
-    scale = _largest(value) * STEP
-    float32_1d_at(record + value_scales_at(head_dim), BLOCK)[place] = scale
-    inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
+    largest = _largest(value)
+    logarithm = largest if np.isnan(largest) else log2(max(largest * STEP, LEAST))
+    float32_1d_at(record + value_scales_at(head_dim), BLOCK)[place] = logarithm
+    _round(value, exp(logarithm * LN_2), rounded)
+    first = record + values_at(head_dim) + place // COLUMNS * ROWS * COLUMNS + place % COLUMNS
     for d in range(head_dim):
-        rounded = np.int8(nearest_int32(value[d] * inverse))
-        numbers[d // ROWS, place // COLUMNS, d % ROWS, place % COLUMNS] = rounded
+        there = first + d // ROWS * ROWS * BLOCK + d % ROWS * COLUMNS
+        carray(memory(there), (1,), np.int8)[0] = rounded[d]
 
 
 @njit
 def store(keys, values, positions, rows, caches, layer, heads, head_dim, begin, end):
     """Keys and values (T, Hkv * Dh) of the tokens `begin` to `end` to their positions in the caches."""
     numbers = float32_1d_at(scratch(4 * head_dim), head_dim)
+    columns = key_columns(head_dim)
+    padded_row = carray(memory(scratch(columns)), (columns,), np.int8)
+    padded_row[:] = np.int8(0)
+    rounded = padded_row[:head_dim]
     for token in range(begin, end):
         block, place = positions[token] // BLOCK, positions[token] % BLOCK
         for head in range(heads):
@@ -149,71 +183,100 @@ def store(keys, values, positions, rows, caches, layer, heads, head_dim, begin, 
             for d in range(head_dim):
                 numbers[d] = keys[token, head * head_dim + d]
             _rotate_head(numbers.ctypes.data, head_dim)
-            _store_key(numbers, record, place)
+            _store_key(numbers, rounded, record, place)
             for d in range(head_dim):
                 numbers[d] = values[token, head * head_dim + d]
             _rotate_head(numbers.ctypes.data, head_dim)
-            _store_value(numbers, record, place)
+            _store_value(numbers, rounded, record, place)
+
+
+@plain
+def _tile_for(queries):
+    """How many queries the next tile takes, of so many."""
+    return TOKENS[0] if queries > TOKENS[1] else TOKENS[1] if queries > 1 else 1
 
 
 @njit
-def _multiply(packed, size, tokens, left, columns, scales, scale_bytes, rows, out, out_stride):
-    """Packed tokens (of `size` numbers) times `rows` rows of int8, added to out (tokens, ...): all by address.
+def _score(packed, size, queries, record, head_dim, rows, scores):
+    """Packed queries (of `size` numbers) times the first `rows` keys of a record: (queries, BLOCK), all by address.
 
-    `columns` numbers of a token count: whole steps of four. Tokens are rounded up to whole tiles, and rows to whole
-    blocks.
+    Queries are rounded up to whole tiles, and rows to whole blocks.
     """
+    columns, groups = key_columns(head_dim), groups_of(head_dim)
     whole, tail = columns // GROUP, columns % GROUP // COLUMNS
-    stride, block_bytes = packed_bytes(size), ROWS * columns
-    token = 0
-    while token < tokens:
-        x = packed + stride * token
-        factors = x + size
-        sums = factors + 4 * groups_of(size)
-        rest = tokens - token
+    stride, block_bytes, scale_bytes = packed_bytes(size), ROWS * columns, 2 * ROWS * groups
+    query = 0
+    while query < queries:
+        x = packed + stride * query
+        factors, sums = x + size, x + size + 4 * groups_of(size)
+        tokens = _tile_for(queries - query)
         for row in range(0, rows, ROWS * BLOCKS):
-            here, scale = left + row // ROWS * block_bytes, scales + row // ROWS * scale_bytes
-            target = out + out_stride * token + 4 * row
-            if rest > TOKENS[1]:
-                _eight(whole, tail, here, block_bytes, x, stride, scale, scale_bytes,
-                       factors, stride, sums, stride, target, out_stride)  # fmt: skip
-            elif rest > 1:
-                _four(whole, tail, here, block_bytes, x, stride, scale, scale_bytes,
-                      factors, stride, sums, stride, target, out_stride)  # fmt: skip
+            keys = record + row // ROWS * block_bytes
+            scales = record + key_scales_at(head_dim) + row // ROWS * scale_bytes
+            out = scores + 4 * (BLOCK * query + row)
+            if tokens == TOKENS[0]:
+                _score_many(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
+                            factors, stride, sums, stride, out, 4 * BLOCK)  # fmt: skip
+            elif tokens == TOKENS[1]:
+                _score_some(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
+                            factors, stride, sums, stride, out, 4 * BLOCK)  # fmt: skip
             else:
-                _one(whole, tail, here, block_bytes, x, stride, scale, scale_bytes,
-                     factors, stride, sums, stride, target, out_stride)  # fmt: skip
-        token += TOKENS[0] if rest > TOKENS[1] else TOKENS[1] if rest > 1 else 1
+                _score_one(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
+                           factors, stride, sums, stride, out, 4 * BLOCK)  # fmt: skip
+        query += tokens
 
 
 @njit
-def _attend(records, stride, task, head_dim, packed, last, highest, total, sums):
-    """A task: packed queries, maxima and sums (LANES,), weighted values (LANES, value rows)."""
-    columns, queries = key_columns(head_dim), task[QUERIES_HERE]
-    weight_bytes = packed_bytes(BLOCK)
-    scores, weights = scratch(4 * LANES * BLOCK), scratch(LANES * weight_bytes)
-    scores_here = float32_1d_at(scores, queries * BLOCK)
-    ones = carray(memory(scratch(4 * ROWS)), (2 * ROWS,), np.uint16)
-    ones[:] = np.uint16(ONE_AS_BFLOAT16)
-    shrink = float32_1d_at(scratch(4), 1)
+def _weigh(values, queries, numbers, shrink, scale, sums, width):
+    """sums (queries, width) = sums * shrink + numbers (queries, BLOCK) @ values * scale, all by address."""
+    query = 0
+    while query < queries:
+        tokens = _tile_for(queries - query)
+        left, factors, scales = numbers + BLOCK * query, shrink + 4 * query, scale + 4 * query
+        for column in range(0, width, ROWS * BLOCKS):
+            right, out = values + BLOCK * column, sums + 4 * (width * query + column)
+            if tokens == TOKENS[0]:
+                _weigh_many(right, left, BLOCK, factors, scales, out, 4 * width)
+            elif tokens == TOKENS[1]:
+                _weigh_some(right, left, BLOCK, factors, scales, out, 4 * width)
+            else:
+                _weigh_one(right, left, BLOCK, factors, scales, out, 4 * width)
+        query += tokens
+
+
+@njit
+def _attend(records, stride, task, head_dim, packed, last, highest, total, sums, width):
+    """A task: packed queries, maxima and sums (LANES,), and by address weighted values (LANES, width)."""
+    queries = task[QUERIES_HERE]
+    scores, numbers = scratch(4 * LANES * BLOCK), scratch(LANES * BLOCK)
+    shrink, scale = float32_1d_at(scratch(4 * LANES), LANES), float32_1d_at(scratch(4 * LANES), LANES)
+    top = float32_1d_at(scratch(4 * LANES), LANES)
+    visible = carray(memory(scratch(4 * LANES)), (LANES,), np.int32)
+    inverses = float32_1d_at(scratch(4 * BLOCK), BLOCK)
+    top[:] = LOWEST
     for position in range(task[BEGIN], task[END], BLOCK):
         rows = min(BLOCK, task[END] - position)
         record = records + stride * (position // BLOCK)
-        scales, factors = record + key_scales_at(head_dim), record + value_scales_at(head_dim)
-        scores_here[:] = np.float32(0)
-        _multiply(packed, padded(head_dim), queries, record, columns, scales,
-                  2 * ROWS * groups_of(head_dim), rows, scores, 4 * BLOCK)  # fmt: skip
+        scales = record + value_scales_at(head_dim)
+        _score(packed, padded(head_dim), queries, record, head_dim, rows, scores)
         for query in range(queries):
-            row, visible = scores + 4 * BLOCK * query, min(rows, last[query] + 1 - position)
-            place = 4 * query
-            softmax_row(
-                row, visible, highest.ctypes.data + place, total.ctypes.data + place, shrink.ctypes.data
-            )
-            pack_weights(row, weights + weight_bytes * query, BLOCK, factors, visible)
-            for d in range(sums.shape[1]):
-                sums[query, d] *= shrink[0]
-        _multiply(weights, BLOCK, queries, record + values_at(head_dim), BLOCK, ones.ctypes.data, 0,
-                  sums.shape[1], sums.ctypes.data, 4 * sums.shape[1])  # fmt: skip
+            visible[query] = max(0, min(rows, last[query] + 1 - position))
+            top[query] = top_score(scores + 4 * BLOCK * query, scales, np.int64(visible[query]))
+        for lane in range(LANES):
+            new = max(highest[lane], top[lane])
+            shrink[lane] = exp((highest[lane] - new) * LN_2)
+            scale[lane] = exp((top[lane] - new) * LN_2) / LARGEST_BYTE
+            highest[lane], total[lane] = new, total[lane] * shrink[lane]
+        logarithms = float32_1d_at(scales, BLOCK)
+        for i in range(BLOCK):
+            inverses[i] = exp(-LN_2 * logarithms[i])
+        for query in range(queries):
+            total[query] += scale[query] * weights(
+                scores + 4 * BLOCK * query, scales, inverses.ctypes.data, np.int64(visible[query]), top[query],
+                numbers + BLOCK * query,
+            )  # fmt: skip
+        addresses = shrink.ctypes.data, scale.ctypes.data
+        _weigh(record + values_at(head_dim), queries, numbers, *addresses, sums, width)
 
 
 @njit
@@ -229,26 +292,26 @@ def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts,
     row[:] = np.float32(0)
     for unit in range(begin, end):
         task, head, part = tasks[unit // heads], unit % heads, parts[unit]
-        queries = task[QUERIES_HERE]
-        few = queries <= FEW
-        for lane in range(queries):
+        for lane in range(task[QUERIES_HERE]):
             query = task[FIRST] + lane
             token, column = task[ROW] + query // group, (head * group + query % group) * head_dim
             last[lane] = positions[token]
             for d in range(head_dim):
-                row[d] = q[token, column + d] * scale
+                row[d] = q[token, column + d] * (scale * LOG2_E)
             _rotate_head(row.ctypes.data, head_dim)
             pack_row(row.ctypes.data, packed + packed_bytes(columns) * lane, columns)
             sums[lane, :] = np.float32(0)
-        lanes = FEW if few else LANES
-        part[:lanes] = LOWEST
-        part[lanes : 2 * lanes] = np.float32(0)
+        part[:LANES] = LOWEST
+        part[LANES : 2 * LANES] = np.float32(0)
         records, stride = caches[task[SEQUENCE], layer] + size * head, size * heads
-        _attend(records, stride, task, head_dim, packed, last, part[:lanes], part[lanes : 2 * lanes], sums)
-        for lane in range(queries):
+        highest, total = part[:LANES], part[LANES : 2 * LANES]
+        _attend(records, stride, task, head_dim, packed, last, highest, total, sums.ctypes.data, width)
+        for lane in range(LANES):
+            highest[lane] *= LN_2
+        for lane in range(task[QUERIES_HERE]):
             _rotate_head(sums.ctypes.data + 4 * width * lane, head_dim)
             for d in range(head_dim):
-                part[2 * lanes + (lane * columns + d if few else d * lanes + lane)] = sums[lane, d]
+                part[2 * LANES + columns * lane + d] = sums[lane, d]
 
 
 @operation

@@ -55,8 +55,15 @@ class Dot:
         self.bytes = ir.VectorType(INT8, 4 * self.lanes)
         self._shorts = ir.VectorType(INT16, 2 * self.lanes)
 
-    def weights(self, builder: ir.IRBuilder, loaded: ir.Value) -> Any:
+    @property
+    def most(self) -> int:
+        """The largest of positive activations, which take no offset: x86 multiplies them unsigned."""
+        return 255 if self.offset else 127
+
+    def weights(self, builder: ir.IRBuilder, loaded: ir.Value, positive: bool = False) -> Any:
         """What `add` takes, of 4 * lanes bytes of weights; done once for all the activations they meet."""
+        if self.offset and positive:
+            return loaded
         if self.offset:
             return builder.xor(loaded, ir.Constant(self.bytes, [-128] * 4 * self.lanes))
         if self.kind.endswith("pmadd.wd"):
@@ -89,10 +96,13 @@ class Dot:
         spread = builder.bitcast(same, self.bytes)
         return self._even_and_odd(builder, spread) if self.kind.endswith("pmadd.wd") else spread
 
-    def add(self, builder: ir.IRBuilder, sums: ir.Value, weights: Any, activations: Any) -> ir.Value:
+    def add(
+        self, builder: ir.IRBuilder, sums: ir.Value, weights: Any, activations: Any, positive: bool = False
+    ) -> ir.Value:
         """The sums with the products of four weights and four activations in each lane added."""
         if "vpdpbusd" in self.kind:
-            parts = [builder.bitcast(one, self.integers) for one in (weights, activations)]
+            unsigned, signed = (activations, weights) if positive else (weights, activations)
+            parts = [builder.bitcast(one, self.integers) for one in (unsigned, signed)]
             return builder.call(self._function(builder, [self.integers] * 3), [sums, *parts])
         if "sdot" in self.kind:
             function = self._function(builder, [self.integers, self.bytes, self.bytes])

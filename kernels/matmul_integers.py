@@ -3,7 +3,7 @@
 Both sides are rounded in groups of 64 columns, after each whole group was rotated (`hadamard`). Weights: in blocks of
 16 rows and 64 bytes (`tile_integers`), (N / 16, K / 4, 16, 4) for 8 bits, (N / 16, K / 8, 16, 4) for 4; one scale
 (bfloat16) for each row and group, (N / 16, G, 16). Activations: int8, one scale for each token and group. One unit of
-work is one row of the weights; shares begin at multiples of BLOCK_ROWS.
+work is one row of the weights; shares begin at multiples of ROWS.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ BLOCK_ROWS = 2 * ROWS
 NAN_BITS = 0x7FC0
 """NaN as a bfloat16."""
 
-MANY_TOKENS, MANY_BLOCKS = {16: (12, 2), 8: (4, 1), 4: (6, 1)}[DOT.lanes]
-"""As many sums as this CPU's registers hold, beside what they meet; few tokens take one block at a time, since the
-memory follows one stream."""
+MANY_TOKENS = {16: 12, 8: 4, 4: 6}[DOT.lanes]
+"""As many as this CPU's registers hold the sums of, beside what they meet. Every tile takes one block of rows at a
+time: the memory follows one stream."""
 
 MANY_TOKENS_OF_4_BITS = min(MANY_TOKENS, 4) if DOT.lanes == 4 else MANY_TOKENS
 """Each register of 4 bits becomes two to be met: with 6 tokens an M1 would keep half of the sums on its stack."""
@@ -175,7 +175,7 @@ def make_product(bits: int) -> Function:
     most = MANY_TOKENS if bits == 8 else MANY_TOKENS_OF_4_BITS
     one, two = make_tile(1, 1, bits), make_tile(2, 1, bits)
     four, eight = make_tile(min(4, most), 1, bits), make_tile(min(8, most), 1, bits)
-    many = make_tile(most, MANY_BLOCKS, bits)
+    many = make_tile(most, 1, bits)
 
     @njit
     def product(packed, weights, scales, K, out, begin, end):
@@ -189,12 +189,12 @@ def make_product(bits: int) -> Function:
         tail = -(-(K - GROUP * whole) // in_block)
         block_bytes, scale_bytes = ROWS * COLUMNS * -(-K // in_block), 2 * ROWS * groups
         stride = 4 * packed.shape[1]
-        edge = float32_2d_at(scratch(4 * most * BLOCK_ROWS), most, BLOCK_ROWS)
+        edge = float32_2d_at(scratch(4 * most * ROWS), most, ROWS)
         token = 0
         while token < T:
-            tokens, step = 1, ROWS
+            tokens = 1
             if T - token >= most:
-                tokens, step = most, ROWS * MANY_BLOCKS
+                tokens = most
             elif T - token >= 8:
                 tokens = 8
             elif T - token >= 4:
@@ -203,15 +203,11 @@ def make_product(bits: int) -> Function:
                 tokens = 2
             x = packed.ctypes.data + stride * token
             x_scale, x_sums = x + columns, x + columns + 4 * groups
-            for n in range(begin, end, step):
-                rows = min(step, N - n)
+            for n in range(begin, end, ROWS):
+                rows = min(ROWS, N - n)
                 target, target_stride = out.ctypes.data + 4 * (N * token + n), 4 * N
-                if rows < step:
-                    target, target_stride = edge.ctypes.data, 4 * BLOCK_ROWS
-                for t in range(tokens):
-                    row_of = float32_1d_at(target + target_stride * t, step)
-                    for row in range(step):
-                        row_of[row] = np.float32(0)
+                if rows < ROWS:
+                    target, target_stride = edge.ctypes.data, 4 * ROWS
                 left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
                 if tokens == most:
                     many(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
@@ -228,7 +224,7 @@ def make_product(bits: int) -> Function:
                 else:
                     one(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
                         x_sums, stride, target, target_stride)  # fmt: skip
-                if rows < step:
+                if rows < ROWS:
                     for t in range(tokens):
                         for row in range(rows):
                             out[token + t, n + row] = edge[t, row]

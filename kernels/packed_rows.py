@@ -1,4 +1,4 @@
-"""Rows of numbers rounded to a byte a number: what meets int8 keys and values.
+"""Rows of numbers rounded to a byte a number: what meets int8 keys.
 
 A packed row of `size` numbers: its bytes; the scale of each group of GROUP numbers, (G,) float32; the sum of each
 group's bytes, (G,) int32.
@@ -35,15 +35,13 @@ def pack_reference(numbers):
     return np.concatenate(rounded), np.array(scales, np.float32)
 
 
-def _make(weighted: bool) -> Any:
-    """`pack_row(numbers, packed, size)`, or `pack_weights(numbers, packed, size, factors, visible)`; by addresses.
-
-    The latter packs numbers * factors, of which the first `visible` count and the others are 0.
-    """
+@intrinsic
+def pack_row(typingctx: Any, numbers: Any, packed: Any, size: Any) -> Any:
+    """Numbers (size,) float32 to a packed row, both by address."""
     floats, integers, bytes_ = (ir.VectorType(kind, WIDTH) for kind in (FLOAT, INT32, INT8))
 
-    def emit(builder: ir.IRBuilder, arguments: list[ir.Value]) -> None:
-        numbers, packed, size, *weights = arguments
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers, packed, size = arguments
         groups = builder.sdiv(builder.add(size, INT64(GROUP - 1)), INT64(GROUP))
         scales = builder.add(packed, size)
         sums = at(builder, scales, (groups, 4))
@@ -61,31 +59,19 @@ def _make(weighted: bool) -> Any:
         def vector(kind: ir.VectorType, value: float) -> ir.Constant:
             return ir.Constant(kind, [value] * WIDTH)
 
-        def product(index: ir.Value) -> ir.Value:
-            number = load(builder, at(builder, numbers, (index, 4)), floats)
-            if not weighted:
-                return number
-            factors, visible = weights
-            number = builder.fmul(number, load(builder, at(builder, factors, (index, 4)), floats))
-            counted = ir.Constant(integers, list(range(WIDTH)))
-            place = builder.add(counted, spread(builder, builder.trunc(index, INT32), integers))
-            limit = spread(builder, builder.trunc(visible, INT32), integers)
-            return builder.select(builder.icmp_signed("<", place, limit), number, vector(floats, 0.0))
+        def number_at(index: Any) -> Any:
+            return load(builder, at(builder, numbers, (index, 4)), floats)
 
-        def group(begin: ir.Value, state: list[Any]) -> list[Any]:
+        def group(begin: Any, state: list[Any]) -> list[Any]:
             number_of_group = builder.sdiv(begin, INT64(GROUP))
             following = builder.add(begin, INT64(GROUP))
             end = builder.select(builder.icmp_signed("<", following, size), following, size)
 
-            def compare(index: ir.Value, state: list[Any]) -> list[Any]:
-                number = product(index)
-                largest = builder.select(
-                    builder.fcmp_ordered("<", state[0], call(f"llvm.fabs.v{WIDTH}f32", number)),
-                    call(f"llvm.fabs.v{WIDTH}f32", number),
-                    state[0],
-                )
+            def compare(index: Any, state: list[Any]) -> list[Any]:
+                size = call(f"llvm.fabs.v{WIDTH}f32", number_at(index))
+                largest = builder.select(builder.fcmp_ordered("<", state[0], size), size, state[0])
                 # nothing, but for infinity and NaN, which must come through
-                return [largest, builder.fadd(state[1], builder.fmul(number, vector(floats, 0.0)))]
+                return [largest, builder.fadd(state[1], builder.fmul(number_at(index), vector(floats, 0.0)))]
 
             zero = vector(floats, 0.0)
             _, (largest, nothing) = loop(builder, begin, end, WIDTH, [zero, zero], compare)
@@ -98,8 +84,8 @@ def _make(weighted: bool) -> Any:
             )
             factor = spread(builder, inverse, floats)
 
-            def narrow(index: ir.Value, state: list[Any]) -> list[Any]:
-                rounded = call(f"llvm.rint.v{WIDTH}f32", builder.fmul(product(index), factor))
+            def narrow(index: Any, state: list[Any]) -> list[Any]:
+                rounded = call(f"llvm.rint.v{WIDTH}f32", builder.fmul(number_at(index), factor))
                 number = builder.fptosi(rounded, integers)
                 place = pointer(builder, builder.add(packed, index), bytes_)
                 builder.store(builder.trunc(number, bytes_), place, align=1)
@@ -113,30 +99,6 @@ def _make(weighted: bool) -> Any:
             return state
 
         loop(builder, INT64(0), builder.mul(groups, INT64(GROUP)), GROUP, [], group)
+        return context.get_dummy_value()
 
-    if weighted:
-
-        @intrinsic
-        def pack_weights(
-            typingctx: Any, numbers: Any, packed: Any, size: Any, factors: Any, visible: Any
-        ) -> Any:
-            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                emit(builder, arguments)
-                return context.get_dummy_value()
-
-            return types.void(*[types.int64] * 5), generate
-
-        return pack_weights
-
-    @intrinsic
-    def pack_row(typingctx: Any, numbers: Any, packed: Any, size: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            emit(builder, arguments)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 3), generate
-
-    return pack_row
-
-
-pack_row, pack_weights = _make(weighted=False), _make(weighted=True)
+    return types.void(*[types.int64] * 3), generate

@@ -35,7 +35,7 @@ def softmax_block_reference(scores, begin, last, highest, total):
     return weights, new, total * shrink + weights.sum(axis=0), shrink
 
 
-class _Vectors:
+class Vectors:
     """Writes arithmetic on vectors of `width` float32 or int32."""
 
     def __init__(self, builder: ir.IRBuilder, width: int) -> None:
@@ -44,9 +44,11 @@ class _Vectors:
         self._width = width
 
     def number(self, value: float | np.floating[Any]) -> ir.Constant:
+        """A float32 in every lane."""
         return ir.Constant(self.floats, [float(value)] * self._width)
 
     def integer(self, value: int) -> ir.Constant:
+        """An int32 in every lane."""
         return ir.Constant(self.integers, [value] * self._width)
 
     def larger(self, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -75,7 +77,7 @@ def _softmax_lanes(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         scores, begin, rows, last, highest, total, shrink = arguments
-        vectors = _Vectors(builder, WIDTH)
+        vectors = Vectors(builder, WIDTH)
 
         def place(address: Any, part: int, of: Any) -> Any:
             return pointer(builder, builder.add(address, INT64(4 * WIDTH * part)), of)
@@ -135,7 +137,7 @@ def softmax_row(typingctx: Any, scores: Any, visible: Any, highest: Any, total: 
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         scores, visible, highest, total, shrink = arguments
-        vectors = _Vectors(builder, WIDTH)
+        vectors = Vectors(builder, WIDTH)
         counted = ir.Constant(vectors.integers, list(range(WIDTH)))
         limit = spread(builder, builder.trunc(visible, INT32), vectors.integers)
 

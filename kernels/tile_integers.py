@@ -1,7 +1,7 @@
 """The register tile of weights of 8 or 4 bits: a few tokens times blocks of 16 rows, over all columns.
 
-Sums are int32 within a group of columns; at its end they are scaled to float32 and added to the result. A block of 64
-bytes is 16 rows x 4 columns of int8; or 16 rows x 8 columns of 4 bits, each of which is the place of its weight in
+Sums are int32 within a group of columns; at its end they are scaled to float32 and added up. A block of 64 bytes
+is 16 rows x 4 columns of int8; or 16 rows x 8 columns of 4 bits, each of which is the place of its weight in
 LEVELS: the low half of a byte is one of the first four columns, the high half one of the others.
 """
 
@@ -30,23 +30,32 @@ PARTS = ROWS // DOT.lanes
 CHAINS = 4
 """Sums that grow side by side, at least."""
 
-IN_REGISTERS = 8 if DOT.lanes == 16 else 4
+IN_REGISTERS = 16 if DOT.lanes == 16 else 4
 """Up to so many float32 registers of results stay in registers from group to group; more go to memory."""
 
+FEW, UNROLL = 8, 4
+"""A tile of up to FEW sums has the steps of a group unrolled, a larger one UNROLL: more run out of registers."""
 
-class _Tile:
-    """Writes one tile: `tokens` activations times `blocks` blocks of 16 rows of weights of so many bits."""
+
+class Products:
+    """Integer products of `tokens` activations and `blocks` blocks of 16 rows, as they are written into a tile.
+
+    Addresses, and strides in bytes. `positive` activations are bytes from 0 to DOT.most.
+    """
 
     def __init__(
-        self, builder: ir.IRBuilder, tokens: int, blocks: int, bits: int, arguments: list[ir.Value]
+        self,
+        builder: ir.IRBuilder,
+        shape: tuple[int, int],
+        places: list[ir.Value],
+        bits: int = 8,
+        positive: bool = False,
     ) -> None:
         self.builder = builder
-        self.tokens, self.blocks, self.bits = tokens, blocks, bits
+        self.tokens, self.blocks = shape
+        self.bits, self.positive = bits, positive
         self.fours = 8 // bits  # of columns, in a block
-        self.steps = GROUP // COLUMNS // self.fours
-        (self.weights, self.block_stride, self.x, self.token_stride, self.scales, self.scale_stride,
-         self.x_scale, self.x_scale_stride, self.x_sums, self.x_sum_stride, self.out,
-         self.out_stride) = arguments  # fmt: skip
+        self.weights, self.block_stride, self.x, self.token_stride, self.out, self.out_stride = places
         self.floats, self.shorts = ir.VectorType(FLOAT, DOT.lanes), ir.VectorType(INT16, DOT.lanes)
         self.registers = [(b, part) for b in range(self.blocks) for part in range(PARTS)]
         self.keys = [(t, register) for register in self.registers for t in range(self.tokens)]
@@ -54,17 +63,12 @@ class _Tile:
         self.chains = max(1, CHAINS // len(self.keys))
 
     def constant(self, value: int) -> ir.Constant:
+        """An integer in every lane."""
         return ir.Constant(DOT.integers, [value] * DOT.lanes)
 
-    def first_sums(self, group: ir.Value) -> dict[Any, ir.Value]:
-        """What the int32 sums of a group begin with: zero, or what the offset of the weights has to be paid."""
-        sums = {(key, chain): self.constant(0) for key in self.keys for chain in range(self.chains)}
-        for t in range(self.tokens) if DOT.offset else ():
-            address = at(self.builder, self.x_sums, (INT64(4), group), (self.x_sum_stride, t))
-            total = self.builder.mul(load(self.builder, address, INT32, 4), INT32(-DOT.offset))
-            for register in self.registers:
-                sums[(t, register), 0] = spread(self.builder, total, DOT.integers)
-        return sums
+    def zeros(self) -> dict[Any, ir.Value]:
+        """What the sums of every register and chain begin with."""
+        return {(key, chain): self.constant(0) for key in self.keys for chain in range(self.chains)}
 
     def four_columns(self, number: ir.Value, i: int, block: int, part: int) -> Any:
         """A register of a block of weights, its i-th four columns, as `DOT.add` takes them."""
@@ -73,7 +77,7 @@ class _Tile:
         address = builder.add(address, INT64(COLUMNS * DOT.lanes * part))
         numbers = load(builder, address, DOT.bytes)
         if self.bits == 8:
-            return DOT.weights(builder, numbers)
+            return DOT.weights(builder, numbers, self.positive)
         if i == 0:
             half = builder.and_(numbers, ir.Constant(DOT.bytes, [15] * 4 * DOT.lanes))
         else:
@@ -81,7 +85,7 @@ class _Tile:
         return DOT.levels(builder, half, LEVELS)
 
     def step(self, number: ir.Value, sums: dict[Any, ir.Value], chain: int) -> None:
-        """A block's columns: `number` counts blocks from the first. `chain` is the first sum to use."""
+        """Adds the products of a block's columns: `number` counts blocks, `chain` is the first sum to use."""
         builder = self.builder
         for i in range(self.fours):
             met = {register: self.four_columns(number, i, *register) for register in self.registers}
@@ -91,37 +95,17 @@ class _Tile:
                 four = DOT.activations(builder, load(builder, address, INT32))
                 for register, weights in met.items():
                     key = (t, register), (chain + i) % self.chains
-                    sums[key] = DOT.add(builder, sums[key], weights, four)
+                    sums[key] = DOT.add(builder, sums[key], weights, four, self.positive)
 
-    def finish(
-        self, group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
-    ) -> dict[Any, ir.Value]:
-        """The results with a group's sums, scaled, added."""
-        builder = self.builder
-        new = {}
-        for b, part in self.registers:
-            address = at(self.builder, self.scales, (INT64(2 * ROWS), group), (self.scale_stride, b))
-            bits = load(self.builder, builder.add(address, INT64(2 * DOT.lanes * part)), self.shorts, 2)
-            scale = builder.bitcast(
-                builder.shl(builder.zext(bits, DOT.integers), self.constant(16)), self.floats
-            )
-            for t in range(self.tokens):
-                total = sums[(t, (b, part)), 0]
-                for chain in range(1, self.chains):
-                    total = builder.add(total, sums[(t, (b, part)), chain])
-                factor = load(
-                    self.builder,
-                    at(self.builder, self.x_scale, (INT64(4), group), (self.x_scale_stride, t)),
-                    FLOAT,
-                    4,
-                )
-                factor = builder.fmul(scale, spread(self.builder, factor, self.floats))
-                key = t, (b, part)
-                new[key] = multiply_add(builder, builder.sitofp(total, self.floats), factor, results[key])
-        return new
+    def total(self, key: Any, sums: dict[Any, ir.Value]) -> ir.Value:
+        """The sums of a register as float32, those of its chains together."""
+        total = sums[key, 0]
+        for chain in range(1, self.chains):
+            total = self.builder.add(total, sums[key, chain])
+        return self.builder.sitofp(total, self.floats)
 
     def place(self, t: int, register: tuple[int, int]) -> ir.Value:
-        """Where a register of results goes."""
+        """Where a register of results goes: a token after another at a stride."""
         b, part = register
         address = at(self.builder, self.out, (self.out_stride, t))
         return pointer(
@@ -139,12 +123,59 @@ class _Tile:
         _, values = loop(self.builder, INT64(0), end, 1, list(state.values()), named)
         return dict(zip(keys, values, strict=True))
 
+
+class _Tile(Products):
+    """Writes one tile over all groups of columns."""
+
+    def __init__(
+        self, builder: ir.IRBuilder, shape: tuple[int, int], bits: int, arguments: list[ir.Value]
+    ) -> None:
+        super().__init__(builder, shape, [*arguments[:4], *arguments[-2:]], bits)
+        self.steps = GROUP // COLUMNS // self.fours
+        (self.scales, self.scale_stride, self.x_scale, self.x_scale_stride, self.x_sums, self.x_sum_stride) = (
+            arguments[4:-2])  # fmt: skip
+
+    def first_sums(self, group: ir.Value) -> dict[Any, ir.Value]:
+        """What the int32 sums of a group begin with: zero, or what the offset of the weights has to be paid."""
+        sums = self.zeros()
+        for t in range(self.tokens) if DOT.offset else ():
+            address = at(self.builder, self.x_sums, (INT64(4), group), (self.x_sum_stride, t))
+            total = self.builder.mul(load(self.builder, address, INT32, 4), INT32(-DOT.offset))
+            for register in self.registers:
+                sums[(t, register), 0] = spread(self.builder, total, DOT.integers)
+        return sums
+
+    def finish(
+        self, group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
+    ) -> dict[Any, ir.Value]:
+        """The results with a group's sums, scaled, added."""
+        builder = self.builder
+        new = {}
+        for b, part in self.registers:
+            address = at(self.builder, self.scales, (INT64(2 * ROWS), group), (self.scale_stride, b))
+            bits = load(self.builder, builder.add(address, INT64(2 * DOT.lanes * part)), self.shorts, 2)
+            scale = builder.bitcast(
+                builder.shl(builder.zext(bits, DOT.integers), self.constant(16)), self.floats
+            )
+            for t in range(self.tokens):
+                factor = load(
+                    self.builder,
+                    at(self.builder, self.x_scale, (INT64(4), group), (self.x_scale_stride, t)),
+                    FLOAT,
+                    4,
+                )
+                factor = builder.fmul(scale, spread(self.builder, factor, self.floats))
+                key = t, (b, part)
+                new[key] = multiply_add(builder, self.total(key, sums), factor, results[key])
+        return new
+
     def emit(self, groups: ir.Value, tail: ir.Value) -> None:
-        """All whole groups, then a last one of `tail` blocks of columns; adds to what stands in the result."""
+        """All whole groups, then a last one of `tail` blocks of columns."""
         builder = self.builder
         keys = self.keys
         kept = len(keys) <= IN_REGISTERS
-        unrolled = self.steps if kept else 1  # unrolled, the larger tiles run out of registers
+        unrolled = self.steps if len(keys) <= FEW else UNROLL // self.fours if kept else 1
+        zeros = dict.fromkeys(keys, ir.Constant(self.floats, [0.0] * DOT.lanes))
 
         def add_up(
             group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
@@ -179,8 +210,10 @@ class _Tile:
             sums = self.loop(tail, self.first_sums(groups), one)
             return add_up(groups, sums, results)
 
-        first = {key: builder.load(self.place(*key), align=4) for key in keys} if kept else {}
-        results = self.loop(groups, first, whole)
+        if not kept:
+            for key, value in zeros.items():
+                builder.store(value, self.place(*key), align=4)
+        results = self.loop(groups, zeros if kept else {}, whole)
         is_part = builder.zext(builder.icmp_signed(">", tail, INT64(0)), INT64)
         results = self.loop(is_part, results, part)
         for key, value in results.items():
@@ -193,7 +226,7 @@ def make_tile(tokens: int, blocks: int, bits: int) -> Any:
     Whole groups, and blocks of the last one that is not; the weights and the stride of their blocks; the activations
     and their stride by token; the scales of the weights (bfloat16) and the stride of their blocks; the scales of
     the activations and their stride by token; the sums of each group of activations (int32) and their stride by
-    token; the result and its stride by token.
+    token; where the result goes and its stride by token.
     """
 
     @intrinsic
@@ -203,7 +236,7 @@ def make_tile(tokens: int, blocks: int, bits: int) -> Any:
         out: Any, out_stride: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _Tile(builder, tokens, blocks, bits, arguments[2:]).emit(*arguments[:2])
+            _Tile(builder, (tokens, blocks), bits, arguments[2:]).emit(*arguments[:2])
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 14), generate

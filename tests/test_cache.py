@@ -108,10 +108,10 @@ def test_a_position_takes_what_its_numbers_take() -> None:
     assert position_bytes("int8", 30, 3, 64) == 30 * 3 * (2 * 64 + 2 + 4)
 
 
-def test_published_weights_keep_their_accuracy_and_int8_takes_half_the_bytes() -> None:
+def test_published_weights_keep_their_accuracy_and_int8_has_its_like() -> None:
     assert automatic(["float32", "float32"]) == "float32"
     assert automatic(["float32", "bfloat16"]) == "float32"
-    assert automatic(["int8", "float32"]) == automatic(["int8"]) == automatic(["int4", "int8"]) == "float16"
+    assert automatic(["int8", "float32"]) == automatic(["int8"]) == automatic(["int4", "int8"]) == "int8"
 
 
 def test_an_unknown_format_is_told_by_name() -> None:

@@ -45,7 +45,7 @@ def load(
     `dtype` is the format of the weights in memory: "auto" as they are stored, or "float32", "bfloat16",
     "int8", "int4".
     `kv_dtype` is that of the keys and values of a text: "float32", "bfloat16", "float16" or "int8"; "auto" is
-    float16 beside int8 and int4 weights, and float32 beside others.
+    int8 beside int8 and int4 weights, and float32 beside others.
     `threads` is by default the number of fast cores. `architecture` says which known layout a folder
     has whose config.json names an unknown one; `tensor_names`, for a folder that calls its tensors otherwise,
     leads from the names of that layout to the folder's (or is a JSON file that does), with `{}` for the

@@ -74,7 +74,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert (deep["kind"], deep["tokens"], deep["depth"]) == ("generate", 4, 16)
     # 16 positions further, each with keys and values of 5 layers, 4 heads, 8 numbers of 2 bytes, filled up to 16
     more = deep["bytes_per_token"] - shallow["bytes_per_token"]
-    assert deep["kv_dtype"] == "float16"
+    assert deep["kv_dtype"] == "int8"
     assert 16 * 2 * 5 * 4 * 8 * 2 <= more <= 16 * 2 * 5 * 4 * 16 * 2
     assert 0 < deep["share"]["low"] <= deep["share"]["high"]
 

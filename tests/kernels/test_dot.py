@@ -33,7 +33,7 @@ def runnable(features: str) -> bool:
     return set(filter(None, features.split(","))) <= set(FEATURES.split(","))
 
 
-def product_of(dot: Dot) -> Any:
+def product_of(dot: Dot, positive: bool) -> Any:
     """A function of addresses: bytes of weights, an int32 of four activations, sums."""
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -42,9 +42,9 @@ def product_of(dot: Dot) -> Any:
             def load(address: Any, of: ir.Type) -> Any:
                 return builder.load(pointer(builder, address, of), align=1)
 
-            left = dot.weights(builder, load(arguments[0], dot.bytes))
+            left = dot.weights(builder, load(arguments[0], dot.bytes), positive)
             right = dot.activations(builder, load(arguments[1], INT32))
-            found = dot.add(builder, load(arguments[2], dot.integers), left, right)
+            found = dot.add(builder, load(arguments[2], dot.integers), left, right, positive)
             builder.store(found, pointer(builder, arguments[2], dot.integers), align=1)
             return context.get_dummy_value()
 
@@ -53,15 +53,17 @@ def product_of(dot: Dot) -> Any:
     return product
 
 
+@pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
 @pytest.mark.parametrize("way", WAYS)
-def test_sums_of_four_products(way: str) -> None:
+def test_sums_of_four_products(way: str, positive: bool) -> None:
     triple, cpu, features = WAYS[way]
     if triple.startswith("x86") and not X86:
         pytest.skip("another kind of processor")
     if not runnable(features):
         pytest.skip(f"this processor has not {features}")
     dot = Dot(triple, cpu, features)
-    product = product_of(dot)
+    product = product_of(dot, positive)
+    least, most, offset = (0, dot.most, 0) if positive else (-127, 127, dot.offset)
 
     def run(weights, activations, sums):
         product(weights.ctypes.data, activations.ctypes.data, sums.ctypes.data)
@@ -71,11 +73,11 @@ def test_sums_of_four_products(way: str) -> None:
     for round in range(30):
         low = -127 if round else 127  # first the largest of all
         weights = random.integers(low, 128, (dot.lanes, 4)).astype(np.int8)
-        activations = random.integers(low, 128, 4).astype(np.int8)
+        activations = random.integers(least if round else most, most + 1, 4)
         before = random.integers(-(10**6), 10**6, dot.lanes).astype(np.int32)
         sums = before.copy()
-        compiled(weights, activations, sums)
-        expected = before + (weights.astype(np.int64) + dot.offset) @ activations.astype(np.int64)
+        compiled(weights, activations.astype(np.uint8), sums)
+        expected = before + (weights.astype(np.int64) + offset) @ activations
         np.testing.assert_array_equal(sums, expected)
 
 

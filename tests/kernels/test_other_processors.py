@@ -19,6 +19,7 @@ TESTS = [
     "test_narrow_floats.py",
     "test_attention.py",
     "test_packed_rows.py",
+    "test_softmax_int8.py",
     "test_attention_int8.py",
     "test_matmul.py",
     "test_matmul_integers.py",

@@ -7,17 +7,12 @@ import pytest
 
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import njit
-from tinylm.kernels.packed_rows import pack_reference, pack_row, pack_weights, packed_bytes
+from tinylm.kernels.packed_rows import pack_reference, pack_row, packed_bytes
 
 
 @njit
 def run_row(numbers, packed):
     pack_row(numbers.ctypes.data, packed.ctypes.data, numbers.shape[0])
-
-
-@njit
-def run_weights(numbers, packed, factors, visible):
-    pack_weights(numbers.ctypes.data, packed.ctypes.data, numbers.shape[0], factors.ctypes.data, visible)
 
 
 class Packed:
@@ -55,16 +50,6 @@ def test_a_row(size: int) -> None:
     packed = Packed(size)
     run_row(numbers, packed.bytes)
     packed.check(numbers)
-
-
-@pytest.mark.parametrize("visible", [1, 37, 64, 65, 96])
-def test_weights_meet_their_factors_and_what_is_hidden_is_nothing(visible: int) -> None:
-    random = np.random.default_rng(visible)
-    numbers, factors = random.uniform(0, 1, (2, 96)).astype(np.float32)
-    numbers[visible:] = np.nan
-    packed = Packed(96)
-    run_weights(numbers, packed.bytes, factors, visible)
-    packed.check(np.where(np.arange(96) < visible, numbers * factors, 0).astype(np.float32))
 
 
 def test_zeros_and_what_is_no_number() -> None:

@@ -51,7 +51,7 @@ def add_model_options(parser: argparse.ArgumentParser, default: str = BUNDLED_MO
     )
     group.add_argument(
         "--kv-dtype", choices=KV_FORMATS, default="auto",
-        help="how keys and values of a text are held (default: auto, float16 beside int8 and int4 weights,"
+        help="how keys and values of a text are held (default: auto, int8 beside int8 and int4 weights,"
         " else float32)",
     )  # fmt: skip
     group.add_argument("--threads", type=int, metavar="N", help="threads (default: one a performance core)")

@@ -101,9 +101,9 @@ KV_DTYPES = tuple(one.name for one in _FORMATS)
 def automatic(matrices: Iterable[str]) -> str:
     """The format that is taken unless one is asked for, beside weights of these formats.
 
-    Half the memory and reading where the weights are rounded anyway; weights as published are computed exactly.
+    A quarter of the memory where the weights are rounded anyway; weights as published are computed exactly.
     """
-    return "float16" if any_quantized(matrices) else "float32"
+    return "int8" if any_quantized(matrices) else "float32"
 
 
 def key_value_format(name: str) -> KeyValueFormat:

@@ -12,6 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.kernels.attention_int8 import (
+    LEAST,
+    LOG_1,
+    LOG_2,
+    LOG_3,
+    LOG_4,
     STEP,
     attention_int8_operation,
     groups_of,
@@ -79,9 +84,11 @@ class Int8KeyValues:
             for k in range(numbers.shape[-1]):
                 step, column = divmod(first + k, COLUMNS)
                 key_part[block, :, part, step, line, column] = rounded[..., k]
-        scale = np.abs(values).max(axis=-1) * STEP
-        value_scales[block, :, place] = scale
-        rounded = _round(values, scale)
+        for k in range(head_dim, key_columns(head_dim)):  # what fills the last step
+            key_part[block, :, part, k // COLUMNS, line, k % COLUMNS] = 0
+        scale = np.maximum(np.abs(values).max(axis=-1) * STEP, LEAST)
+        value_scales[block, :, place] = logarithms = log2(scale)
+        rounded = _round(values, np.exp2(logarithms))
         for d in range(head_dim):
             row = value_part[:, :, d // ROWS, :, d % ROWS]
             row[block, :, place // COLUMNS, place % COLUMNS] = rounded[..., d]
@@ -94,7 +101,7 @@ class Int8KeyValues:
         factors = _widen(key_scales).transpose(0, 2, 4, 1, 3).reshape(blocks * BLOCK, heads, -1)
         factors = np.repeat(factors, GROUP, axis=-1)[..., :head_dim]
         values = value_part.transpose(0, 3, 5, 1, 2, 4).reshape(blocks * BLOCK, heads, -1)[..., :head_dim]
-        value_factors = value_scales.transpose(0, 2, 1).reshape(blocks * BLOCK, heads, 1)
+        value_factors = np.exp2(value_scales.transpose(0, 2, 1).reshape(blocks * BLOCK, heads, 1))
         rotated = keys.astype(np.float32) * factors, values.astype(np.float32) * value_factors
         return _rotate(rotated[0]), _rotate(rotated[1])
 
@@ -108,6 +115,14 @@ def _rotate(numbers: Floats) -> Floats:
 def _widen(bits: NDArray[np.uint16]) -> Floats:
     wide: Floats = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return wide
+
+
+def log2(scale: Floats) -> Floats:
+    """log2 of positive numbers as the kernel reckons it."""
+    fraction, exponent = np.frexp(scale)
+    f: Floats = (2 * fraction - 1).astype(np.float32)
+    near = f * (LOG_1 + f * (LOG_2 + f * (LOG_3 + f * LOG_4)))
+    return (exponent - 1 + near).astype(np.float32)
 
 
 def _round(numbers: Floats, scale: Floats) -> NDArray[np.int8]:

@@ -33,8 +33,11 @@ def runnable(features: str) -> bool:
     return set(filter(None, features.split(","))) <= set(FEATURES.split(","))
 
 
-def product_of(dot: Dot, positive: bool) -> Any:
-    """A function of addresses: bytes of weights, an int32 of four activations, sums."""
+LEVELS = (-127, -98, -77, -60, -46, -33, -21, -10, 0, 11, 23, 35, 48, 63, 82, 127)
+
+
+def product_of(dot: Dot, positive: bool, looked_up: bool) -> Any:
+    """A function of addresses: bytes of weights, or their places in LEVELS, an int32 of four activations, sums."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def product(typingctx: Any, weights: Any, activations: Any, sums: Any) -> Any:
@@ -42,7 +45,8 @@ def product_of(dot: Dot, positive: bool) -> Any:
             def load(address: Any, of: ir.Type) -> Any:
                 return builder.load(pointer(builder, address, of), align=1)
 
-            left = dot.weights(builder, load(arguments[0], dot.bytes), positive)
+            left = load(arguments[0], dot.bytes)
+            left = dot.levels(builder, left, LEVELS) if looked_up else dot.weights(builder, left, positive)
             right = dot.activations(builder, load(arguments[1], INT32))
             found = dot.add(builder, load(arguments[2], dot.integers), left, right, positive)
             builder.store(found, pointer(builder, arguments[2], dot.integers), align=1)
@@ -53,16 +57,17 @@ def product_of(dot: Dot, positive: bool) -> Any:
     return product
 
 
-@pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
+@pytest.mark.parametrize("kind", ["signed", "positive", "looked up"])
 @pytest.mark.parametrize("way", WAYS)
-def test_sums_of_four_products(way: str, positive: bool) -> None:
+def test_sums_of_four_products(way: str, kind: str) -> None:
     triple, cpu, features = WAYS[way]
     if triple.startswith("x86") and not X86:
         pytest.skip("another kind of processor")
     if not runnable(features):
         pytest.skip(f"this processor has not {features}")
     dot = Dot(triple, cpu, features)
-    product = product_of(dot, positive)
+    positive, looked_up = kind == "positive", kind == "looked up"
+    product = product_of(dot, positive, looked_up)
     least, most, offset = (0, dot.most, 0) if positive else (-127, 127, dot.offset)
 
     def run(weights, activations, sums):
@@ -72,11 +77,14 @@ def test_sums_of_four_products(way: str, positive: bool) -> None:
     random = np.random.default_rng(0)
     for round in range(30):
         low = -127 if round else 127  # first the largest of all
+        places = random.integers(0 if round else 15, 16, (dot.lanes, 4)).astype(np.int8)
         weights = random.integers(low, 128, (dot.lanes, 4)).astype(np.int8)
+        if looked_up:
+            weights = np.array(LEVELS, np.int8)[places]
         activations = random.integers(least if round else most, most + 1, 4)
         before = random.integers(-(10**6), 10**6, dot.lanes).astype(np.int32)
         sums = before.copy()
-        compiled(weights, activations.astype(np.uint8), sums)
+        compiled(places if looked_up else weights, activations.astype(np.uint8), sums)
         expected = before + (weights.astype(np.int64) + offset) @ activations
         np.testing.assert_array_equal(sums, expected)
 

@@ -2,7 +2,7 @@
 
 The layout is that of `kernels/matmul_integers.py`, in memory as on disk, so that a quantized folder is mapped and
 ready: `NAME` (blocks, steps, 16, 4) and `NAME.scales` (blocks, G, 16) BF16. A format is a class that names its kernels;
-`FORMATS` of `formats/table.py` lists them.
+`QUANTIZED` of `formats/table.py` lists them.
 """
 
 from __future__ import annotations

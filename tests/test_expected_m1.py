@@ -42,10 +42,9 @@ def test_the_bytes_are_those_of_the_shapes(script: ModuleType) -> None:
     # int4: half a byte and two for each 64, but for the head
     head = 49_152 * 576
     assert script.bytes_per_token(program, "int4", 0) == (numbers - head) // 2 + head + 2 * numbers // 64
-    # beside int8, keys and values take two bytes
-    assert (
-        script.bytes_per_token(program, "int8", 1000)
-        == numbers + 2 * numbers // 64 + 1000 * 2 * 30 * 3 * 64 * 2
+    # beside int8, keys and values are int8 too: a byte each, and six for the scales of a position in each head
+    assert script.bytes_per_token(program, "int8", 1000) == numbers + 2 * numbers // 64 + 1000 * 30 * 3 * (
+        2 * 64 + 6
     )
 
 

@@ -17,6 +17,7 @@ from tinylm.checkpoint import Checkpoint
 from tinylm.cli import main
 from tinylm.engine import Engine
 from tinylm.errors import CheckpointError, ParameterError, TinylmError
+from tinylm.formats.key_values import automatic
 from tinylm.formats.table import QUANTIZED
 from tinylm.inspection import inspect_folder
 from tinylm.quantization import quantize_folder
@@ -39,7 +40,7 @@ def test_a_folder_computes_what_is_quantized_in_memory(folder: Path) -> None:
     for dtype in ("auto", name):
         engine = Engine.load(folder, dtype=dtype, threads=2)
         np.testing.assert_array_equal(engine.logits(IDS), expected)
-        assert engine.kv_dtype == "float16"
+        assert engine.kv_dtype == automatic([name])
     formats = {matrix.shape: matrix.format for matrix in engine.program.matrices}
     assert formats.pop((512, 64)) == "int8", "the embedding, which is the head too"
     assert set(formats.values()) == {name}

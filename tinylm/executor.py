@@ -157,6 +157,7 @@ class _Table:
         self._waits = _waits(self.rows, self.storage.slots)
         self._grain = np.array([row.grain for row in self.rows])
         self._most = np.array([row.most for row in self.rows])
+        self._threads = threads
         self._pieces = threads * np.array([8 if row.weights[1] else 4 for row in self.rows])
         self._first = np.zeros(len(self.rows), np.int64)
         following = (0, 0, 0)
@@ -219,8 +220,13 @@ class _Table:
     def _share(self) -> None:
         """Chunks small enough that the threads end together, and how many units each wait is for."""
         units, grain = self.array[:, UNITS], self._grain
-        fair = np.minimum(units // self._pieces, self._most) // grain * grain
-        self.array[:, CHUNK] = np.maximum(grain, fair)
+        fair = np.maximum(np.minimum(units // self._pieces, self._most) // grain, 1) * grain
+        ends = np.full(len(units), np.iinfo(np.int64).max)
+        for eighths in range(8, 3, -1):  # of these sizes, that with which equal threads end first
+            chunk = np.maximum(fair * eighths // 8 // grain, 1) * grain
+            end = chunk * -(-units // (chunk * self._threads))
+            self.array[:, CHUNK] = np.where(end < ends, chunk, self.array[:, CHUNK])
+            ends = np.minimum(end, ends)
         self.array[:, FIRST] = np.maximum(self.array[:, CHUNK], self._first)
         starts = np.concatenate([[0], np.flatnonzero(self._waits) + 1])[:-1]
         self.array[self._waits, AWAITED] = np.add.reduceat(units, starts)

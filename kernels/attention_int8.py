@@ -24,8 +24,8 @@ from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.exponential import LOG2_E, exp
 from tinylm.kernels.hadamard import GROUP, rotate
 from tinylm.kernels.jit import carray, njit, operation, plain
+from tinylm.kernels.matmul_integers import pack_token, packed_columns, packed_width
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
-from tinylm.kernels.packed_rows import pack_row, packed_bytes
 from tinylm.kernels.simd import (
     float_bits,
     float_from_bits,
@@ -197,18 +197,19 @@ def _tile_for(queries):
 
 
 @njit
-def _score(packed, size, queries, record, head_dim, rows, scores):
-    """Packed queries (of `size` numbers) times the first `rows` keys of a record: (queries, BLOCK), all by address.
+def _score(packed, queries, record, head_dim, rows, scores):
+    """Packed queries times the first `rows` keys of a record: (queries, BLOCK), all by address.
 
     Queries are rounded up to whole tiles, and rows to whole blocks.
     """
     columns, groups = key_columns(head_dim), groups_of(head_dim)
     whole, tail = columns // GROUP, columns % GROUP // COLUMNS
-    stride, block_bytes, scale_bytes = packed_bytes(size), ROWS * columns, 2 * ROWS * groups
+    stride, block_bytes, scale_bytes = 4 * packed_width(head_dim), ROWS * columns, 2 * ROWS * groups
+    size = packed_columns(head_dim)
     query = 0
     while query < queries:
         x = packed + stride * query
-        factors, sums = x + size, x + size + 4 * groups_of(size)
+        factors, begins = x + size, x + size + 4 * groups
         tokens = _tile_for(queries - query)
         for row in range(0, rows, ROWS * BLOCKS):
             keys = record + row // ROWS * block_bytes
@@ -216,13 +217,13 @@ def _score(packed, size, queries, record, head_dim, rows, scores):
             out = scores + 4 * (BLOCK * query + row)
             if tokens == TOKENS[0]:
                 _score_many(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
-                            factors, stride, sums, stride, out, 4 * BLOCK)  # fmt: skip
+                            factors, stride, begins, stride, out, 4 * BLOCK)  # fmt: skip
             elif tokens == TOKENS[1]:
                 _score_some(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
-                            factors, stride, sums, stride, out, 4 * BLOCK)  # fmt: skip
+                            factors, stride, begins, stride, out, 4 * BLOCK)  # fmt: skip
             else:
                 _score_one(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
-                           factors, stride, sums, stride, out, 4 * BLOCK)  # fmt: skip
+                           factors, stride, begins, stride, out, 4 * BLOCK)  # fmt: skip
         query += tokens
 
 
@@ -258,7 +259,7 @@ def _attend(records, stride, task, head_dim, packed, last, highest, total, sums,
         rows = min(BLOCK, task[END] - position)
         record = records + stride * (position // BLOCK)
         scales = record + value_scales_at(head_dim)
-        _score(packed, padded(head_dim), queries, record, head_dim, rows, scores)
+        _score(packed, queries, record, head_dim, rows, scores)
         for query in range(queries):
             visible[query] = max(0, min(rows, last[query] + 1 - position))
             top[query] = top_score(scores + 4 * BLOCK * query, scales, np.int64(visible[query]))
@@ -282,24 +283,23 @@ def _attend(records, stride, task, head_dim, packed, last, highest, total, sums,
 @njit
 def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts, begin, end):
     """As `attention.attention`, of a cache in int8."""
-    group = q.shape[1] // (heads * head_dim)
+    queries_of_head = q.shape[1] // (heads * head_dim)
     size, columns = record_bytes(head_dim), padded(head_dim)
-    row = float32_1d_at(scratch(4 * columns), columns)
-    packed = scratch(LANES * packed_bytes(columns))
+    row = float32_1d_at(scratch(4 * head_dim), head_dim)
+    packed, row_bytes = scratch(LANES * 4 * packed_width(head_dim)), 4 * packed_width(head_dim)
     last = carray(memory(scratch(4 * LANES)), (LANES,), np.int32)
     width = value_rows(head_dim)
     sums = float32_2d_at(scratch(4 * LANES * width), LANES, width)
-    row[:] = np.float32(0)
     for unit in range(begin, end):
         task, head, part = tasks[unit // heads], unit % heads, parts[unit]
         for lane in range(task[QUERIES_HERE]):
             query = task[FIRST] + lane
-            token, column = task[ROW] + query // group, (head * group + query % group) * head_dim
+            token, member = task[ROW] + query // queries_of_head, query % queries_of_head
+            column = (head * queries_of_head + member) * head_dim
             last[lane] = positions[token]
             for d in range(head_dim):
                 row[d] = q[token, column + d] * (scale * LOG2_E)
-            _rotate_head(row.ctypes.data, head_dim)
-            pack_row(row.ctypes.data, packed + packed_bytes(columns) * lane, columns)
+            pack_token(row.ctypes.data, head_dim, packed + row_bytes * lane)
             sums[lane, :] = np.float32(0)
         part[:LANES] = LOWEST
         part[LANES : 2 * LANES] = np.float32(0)
@@ -309,8 +309,10 @@ def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts,
         for lane in range(LANES):
             highest[lane] *= LN_2
         for lane in range(task[QUERIES_HERE]):
-            _rotate_head(sums.ctypes.data + 4 * width * lane, head_dim)
-            for d in range(head_dim):
+            there = part.ctypes.data + 4 * (2 * LANES + columns * lane)
+            for group in range(head_dim // GROUP):
+                rotate(sums.ctypes.data + 4 * (width * lane + GROUP * group), there + 4 * GROUP * group)
+            for d in range(head_dim // GROUP * GROUP, head_dim):
                 part[2 * LANES + columns * lane + d] = sums[lane, d]
 
 

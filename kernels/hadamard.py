@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from tinylm.kernels.dot import DOT
 from tinylm.kernels.jit import cgutils, intrinsic, types
 from tinylm.kernels.simd import FLOAT, INT8, INT32
 from tinylm.kernels.tile import WIDTH
@@ -80,15 +81,16 @@ def rotate(typingctx: Any, source: Any, target: Any) -> Any:
 
 
 @intrinsic
-def rotate_and_round(typingctx: Any, source: Any, numbers: Any, scale: Any, total: Any) -> Any:
-    """The group of 64 float32 at an address, rotated and rounded: 64 int8, their scale, and their sum as int32.
+def rotate_and_round(typingctx: Any, source: Any, numbers: Any, scale: Any, begin: Any) -> Any:
+    """The group of 64 float32 at an address, rotated and rounded: 64 int8, their scale, and int32 what their
+    products with weights begin with, -DOT.offset times their sum.
 
     The bits of floats without their sign are in the order of their sizes, NaN above all: the scale of a group
     with a NaN is NaN.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, numbers, scale_address, total_address = arguments
+        source, numbers, scale_address, begin_address = arguments
         held = _rotated(builder, source)
         unsigned = ir.Constant(INTEGERS, [0x7FFFFFFF] * WIDTH)
         sizes = [builder.and_(builder.bitcast(one, INTEGERS), unsigned) for one in held]
@@ -115,8 +117,9 @@ def rotate_and_round(typingctx: Any, source: Any, numbers: Any, scale: Any, tota
                 builder.trunc(whole, bytes_of), builder.inttoptr(address, bytes_of.as_pointer()), align=1
             )
         sum_of = _call(builder, f"llvm.vector.reduce.add.v{WIDTH}i32", INT32, total)
+        begin = builder.mul(sum_of, INT32(-DOT.offset))
         builder.store(scale, builder.inttoptr(scale_address, FLOAT.as_pointer()), align=4)
-        builder.store(sum_of, builder.inttoptr(total_address, INT32.as_pointer()), align=4)
+        builder.store(begin, builder.inttoptr(begin_address, INT32.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate

@@ -21,6 +21,8 @@ from tinylm.kernels.tile_integers import make_tile
 
 BLOCK_ROWS = 2 * ROWS
 
+MINUS_OFFSET = np.int32(-DOT.offset)
+
 NAN_BITS = 0x7FC0
 """NaN as a bfloat16."""
 
@@ -54,9 +56,10 @@ def packed_columns(K):
     return -(-K // (2 * COLUMNS)) * 2 * COLUMNS
 
 
-def packed_width(K: int) -> int:
-    """Places (4 bytes) of a packed token: its numbers, then the scale and the sum of each group."""
-    return packed_columns(K) // 4 + 2 * groups_of(K)
+@plain
+def packed_width(K):
+    """Places (4 bytes) of a packed token: its numbers, then each group's scale and the start of its sums."""
+    return packed_columns(K) // 4 + 2 * -(-K // GROUP)
 
 
 def groups_reference(weight):
@@ -149,25 +152,30 @@ def _pack_rest(numbers, target):
 
 
 @njit
+def pack_token(source, K, target):
+    """K float32 at an address, to a packed token of packed_width(K) places at another."""
+    columns, groups, whole = packed_columns(K), -(-K // GROUP), K // GROUP
+    scales, begins = target + columns, target + columns + 4 * groups
+    for group in range(whole):
+        rotate_and_round(
+            source + 4 * GROUP * group, target + GROUP * group, scales + 4 * group, begins + 4 * group
+        )
+    if whole < groups:
+        rest = carray(memory(target + GROUP * whole), (columns - GROUP * whole,), np.int8)
+        for k in range(K - GROUP * whole, len(rest)):
+            rest[k] = np.int8(0)
+        numbers = float32_1d_at(source + 4 * GROUP * whole, K - GROUP * whole)
+        scale, total = _pack_rest(numbers, rest)
+        float32_1d_at(scales, groups)[whole] = scale
+        int32_1d_at(begins, groups)[whole] = total * MINUS_OFFSET
+
+
+@njit
 def pack(x, packed, begin, end):
     """Tokens `begin` to `end` of x (T, K) into packed (T, packed_width)."""
-    K = x.shape[1]
-    columns, groups, whole = packed_columns(K), -(-K // GROUP), K // GROUP
     for token in range(begin, end):
-        source = x.ctypes.data + 4 * K * token
-        numbers = packed.ctypes.data + 4 * token * packed.shape[1]
-        scales, sums = numbers + columns, numbers + columns + 4 * groups
-        for group in range(whole):
-            rotate_and_round(
-                source + 4 * GROUP * group, numbers + GROUP * group, scales + 4 * group, sums + 4 * group
-            )
-        if whole < groups:
-            rest = carray(memory(numbers + GROUP * whole), (columns - GROUP * whole,), np.int8)
-            for k in range(K - GROUP * whole, len(rest)):
-                rest[k] = np.int8(0)
-            scale, total = _pack_rest(x[token, GROUP * whole :], rest)
-            float32_1d_at(scales, groups)[whole] = scale
-            int32_1d_at(sums, groups)[whole] = total
+        target = packed.ctypes.data + 4 * packed.shape[1] * token
+        pack_token(x.ctypes.data + 4 * x.shape[1] * token, x.shape[1], target)
 
 
 def make_product(bits: int) -> Function:
@@ -202,7 +210,7 @@ def make_product(bits: int) -> Function:
             elif T - token >= 2:
                 tokens = 2
             x = packed.ctypes.data + stride * token
-            x_scale, x_sums = x + columns, x + columns + 4 * groups
+            x_scale, x_begin = x + columns, x + columns + 4 * groups
             for n in range(begin, end, ROWS):
                 rows = min(ROWS, N - n)
                 target, target_stride = out.ctypes.data + 4 * (N * token + n), 4 * N
@@ -211,19 +219,19 @@ def make_product(bits: int) -> Function:
                 left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
                 if tokens == most:
                     many(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                         x_sums, stride, target, target_stride)  # fmt: skip
+                         x_begin, stride, target, target_stride)  # fmt: skip
                 elif tokens == 8:
                     eight(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                          x_sums, stride, target, target_stride)  # fmt: skip
+                          x_begin, stride, target, target_stride)  # fmt: skip
                 elif tokens == 4:
                     four(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                         x_sums, stride, target, target_stride)  # fmt: skip
+                         x_begin, stride, target, target_stride)  # fmt: skip
                 elif tokens == 2:
                     two(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                        x_sums, stride, target, target_stride)  # fmt: skip
+                        x_begin, stride, target, target_stride)  # fmt: skip
                 else:
                     one(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                        x_sums, stride, target, target_stride)  # fmt: skip
+                        x_begin, stride, target, target_stride)  # fmt: skip
                 if rows < ROWS:
                     for t in range(tokens):
                         for row in range(rows):

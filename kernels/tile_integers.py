@@ -132,17 +132,17 @@ class _Tile(Products):
     ) -> None:
         super().__init__(builder, shape, [*arguments[:4], *arguments[-2:]], bits)
         self.steps = GROUP // COLUMNS // self.fours
-        (self.scales, self.scale_stride, self.x_scale, self.x_scale_stride, self.x_sums, self.x_sum_stride) = (
+        (self.scales, self.scale_stride, self.x_scale, self.x_scale_stride, self.x_begin, self.x_begin_stride) = (
             arguments[4:-2])  # fmt: skip
 
     def first_sums(self, group: ir.Value) -> dict[Any, ir.Value]:
-        """What the int32 sums of a group begin with: zero, or what the offset of the weights has to be paid."""
+        """What the int32 sums of a group begin with: zero, or what pays for the offset of the weights."""
         sums = self.zeros()
         for t in range(self.tokens) if DOT.offset else ():
-            address = at(self.builder, self.x_sums, (INT64(4), group), (self.x_sum_stride, t))
-            total = self.builder.mul(load(self.builder, address, INT32, 4), INT32(-DOT.offset))
+            address = at(self.builder, self.x_begin, (INT64(4), group), (self.x_begin_stride, t))
+            begin = spread(self.builder, load(self.builder, address, INT32, 4), DOT.integers)
             for register in self.registers:
-                sums[(t, register), 0] = spread(self.builder, total, DOT.integers)
+                sums[(t, register), 0] = begin
         return sums
 
     def finish(
@@ -225,14 +225,14 @@ def make_tile(tokens: int, blocks: int, bits: int) -> Any:
 
     Whole groups, and blocks of the last one that is not; the weights and the stride of their blocks; the activations
     and their stride by token; the scales of the weights (bfloat16) and the stride of their blocks; the scales of
-    the activations and their stride by token; the sums of each group of activations (int32) and their stride by
+    the activations and their stride by token; what the sums of each group begin with (int32) and its stride by
     token; where the result goes and its stride by token.
     """
 
     @intrinsic
     def tile(
         typingctx: Any, groups: Any, tail: Any, weights: Any, block_stride: Any, x: Any, token_stride: Any,
-        scales: Any, scale_stride: Any, x_scale: Any, x_scale_stride: Any, x_sums: Any, x_sum_stride: Any,
+        scales: Any, scale_stride: Any, x_scale: Any, x_scale_stride: Any, x_begin: Any, x_begin_stride: Any,
         out: Any, out_stride: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tinylm.kernels.dot import DOT
 from tinylm.kernels.hadamard import GROUP, hadamard, rotate, rotate_and_round, rotate_reference
 from tinylm.kernels.jit import njit
 
@@ -15,8 +16,8 @@ def rotated(source, target):
 
 
 @njit
-def rounded(source, numbers, scale, total):
-    rotate_and_round(source.ctypes.data, numbers.ctypes.data, scale.ctypes.data, total.ctypes.data)
+def rounded(source, numbers, scale, begin):
+    rotate_and_round(source.ctypes.data, numbers.ctypes.data, scale.ctypes.data, begin.ctypes.data)
 
 
 def by_doubling() -> np.ndarray:
@@ -64,13 +65,13 @@ def test_a_rest_stays_as_it_is() -> None:
 
 def test_rounding_is_to_the_nearest_of_127_steps() -> None:
     x = np.random.default_rng(0).standard_normal(GROUP).astype(np.float32)
-    numbers, scale, total = np.zeros(GROUP + 1, np.int8), np.zeros(1, np.float32), np.zeros(1, np.int32)
+    numbers, scale, begin = np.zeros(GROUP + 1, np.int8), np.zeros(1, np.float32), np.zeros(1, np.int32)
     numbers[GROUP] = 55
-    rounded(x, numbers, scale, total)
+    rounded(x, numbers, scale, begin)
     exact = x @ by_doubling()
     assert scale[0] == pytest.approx(np.abs(exact).max() / 127, rel=1e-6)
     assert (np.abs(numbers[:GROUP] - exact / scale[0]) <= 0.5001).all()
-    assert total[0] == numbers[:GROUP].astype(int).sum()
+    assert begin[0] == -DOT.offset * numbers[:GROUP].astype(int).sum()
     assert numbers[GROUP] == 55
 
 
@@ -78,10 +79,10 @@ def test_rounding_is_to_the_nearest_of_127_steps() -> None:
 def test_what_is_no_number_makes_the_scale_none(value: float) -> None:
     x = np.ones(GROUP, np.float32)
     x[9] = value
-    numbers, scale, total = np.zeros(GROUP, np.int8), np.zeros(1, np.float32), np.zeros(1, np.int32)
-    rounded(x, numbers, scale, total)
+    numbers, scale, begin = np.zeros(GROUP, np.int8), np.zeros(1, np.float32), np.zeros(1, np.int32)
+    rounded(x, numbers, scale, begin)
     assert not np.isfinite(scale[0])
     x[:] = 0
-    rounded(x, numbers, scale, total)
-    assert (scale[0], total[0]) == (0, 0)
+    rounded(x, numbers, scale, begin)
+    assert (scale[0], begin[0]) == (0, 0)
     assert not numbers.any()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tinylm.kernels import matmul_int4, matmul_int8
+from tinylm.kernels.dot import DOT
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.matmul_integers import (
     BLOCK_ROWS,
@@ -210,13 +211,13 @@ def packed_tokens(x: np.ndarray) -> np.ndarray:
 
 
 def parts(packed: np.ndarray, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers (T, columns), scales (T, G), sums (T, G), from the layout that the module describes."""
+    """Numbers (T, columns), scales (T, G), what sums begin with (T, G), from the layout that the module describes."""
     T, columns, groups = len(packed), 8 * -(-K // 8), groups_of(K)
     data = packed.view(np.uint8).reshape(T, -1)
     numbers = data[:, :columns].view(np.int8)
     scales = data[:, columns : columns + 4 * groups].copy().view(np.float32)
-    sums = data[:, columns + 4 * groups :].copy().view(np.int32)
-    return numbers.astype(np.int64), scales, sums
+    begins = data[:, columns + 4 * groups :].copy().view(np.int32)
+    return numbers.astype(np.int64), scales, begins
 
 
 @pytest.mark.parametrize("K", [1, 7, 64, 65, 172, 576])
@@ -224,14 +225,14 @@ def test_activations_are_rotated_and_rounded(K: int, keep: Any) -> None:
     random = np.random.default_rng(K)
     x = (random.standard_normal((5, K)) * random.uniform(0.01, 100, (5, 1))).astype(np.float32)
     x[4] = 0
-    numbers, scales, sums = parts(packed_tokens(keep(x)), K)
+    numbers, scales, begins = parts(packed_tokens(keep(x)), K)
     assert np.abs(numbers).max() <= 127
     factors = np.repeat(scales, GROUP, axis=1)[:, :K]
     assert (np.abs(numbers[:, :K] * factors - rotated(x)) <= 0.502 * factors).all()
     assert not numbers[:, K:].any()
     for group in range(groups_of(K)):
         own = numbers[:, group * GROUP : (group + 1) * GROUP].sum(axis=1)
-        np.testing.assert_array_equal(sums[:, group], own)
+        np.testing.assert_array_equal(begins[:, group], -DOT.offset * own)
         assert np.abs(numbers[:4, group * GROUP : (group + 1) * GROUP]).max() == 127
     expected, expected_scales = pack_reference(x)
     np.testing.assert_allclose(scales, expected_scales, rtol=1e-5)

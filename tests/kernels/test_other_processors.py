@@ -18,7 +18,6 @@ TESTS = [
     "test_tile_attention.py",
     "test_narrow_floats.py",
     "test_attention.py",
-    "test_packed_rows.py",
     "test_softmax_int8.py",
     "test_attention_int8.py",
     "test_matmul.py",

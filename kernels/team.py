@@ -15,6 +15,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.kernels.cores import default_threads
+from tinylm.kernels.crowding import Crowding
 from tinylm.kernels.jit import carray, njit, operation
 from tinylm.kernels.simd import (
     atomic_add,
@@ -58,14 +60,17 @@ stand before it."""
 GENERATION, ACTIVE = 0, LINE
 """Places in the state: the step that is open for work or 0, and how many threads are inside it."""
 
-HERE, TABLE, ROWS, PLACES, COUNTERS, LATEST, ASLEEP, LINGER, SLEEP, MICROSECONDS, THREADS = range(
-    2 * LINE, 2 * LINE + 11
+HERE, TABLE, ROWS, PLACES, COUNTERS, LATEST, INVITED, ASLEEP, LINGER, SLEEP, MICROSECONDS, THREADS = range(
+    2 * LINE, 2 * LINE + 12
 )
 """Places in the state that only the caller writes, while no step is open: the address of the state; the table, its
-shape, and the counters; the latest step; workers asleep when it was opened; how often a worker looks for the next
-step; what makes a thread sleep; threads."""
+shape, and the counters; the latest step; workers that may enter it; those of them asleep when it was opened; how often
+a worker looks for the next step; what makes a thread sleep; threads."""
 
-AWAKE = 3 * LINE
+NAPS = 3 * LINE
+"""Place in the state: how often a thread of this step has slept while it waited for another."""
+
+AWAKE = 4 * LINE
 """For each worker a line: whether it will see a step that opens now."""
 
 SPINS = 10_000
@@ -75,8 +80,10 @@ LOOKS = 20_000
 
 
 @njit
-def _wait(address, target, sleep, microseconds, ahead, ahead_bytes, line):
+def _wait(address, target, naps, sleep, microseconds, ahead, ahead_bytes, line):
     """Until the int64 at `address` is `target`: ask for the weights that come next, spin, then sleep for moments.
+
+    These are counted in the int64 at `naps`.
 
     `line`: how many of these bytes have been asked for; returns how many have been then.
     """
@@ -89,6 +96,7 @@ def _wait(address, target, sleep, microseconds, ahead, ahead_bytes, line):
         else:
             spins += 1
             if spins > SPINS:
+                atomic_add(naps, 1)
                 call_system(sleep, microseconds)
     return line
 
@@ -134,7 +142,14 @@ def walk(here, generation, thread):
                     if ahead != fetched:
                         fetched, line = ahead, 0
                     line = _wait(
-                        done, table[i, AWAITED], sleep, microseconds, ahead, table[i, AHEAD_BYTES], line
+                        done,
+                        table[i, AWAITED],
+                        here + 8 * NAPS,
+                        sleep,
+                        microseconds,
+                        ahead,
+                        table[i, AHEAD_BYTES],
+                        line,
                     )
                 group = i + 1
     atomic_add(here + 8 * ACTIVE, -1)
@@ -144,7 +159,7 @@ def walk(here, generation, thread):
 def close(state, here):
     """End the step: nobody can enter any more, and those inside have left when this returns."""
     atomic_store(here + 8 * GENERATION, 0)
-    _wait(here + 8 * ACTIVE, 0, state[SLEEP], state[MICROSECONDS], 0, 0, 0)
+    _wait(here + 8 * ACTIVE, 0, here + 8 * NAPS, state[SLEEP], state[MICROSECONDS], 0, 0, 0)
 
 
 @operation
@@ -158,6 +173,7 @@ def open_operation(state, begin, end):
     """Open a step for the workers 0 to `end`, and count those of them that have to be woken."""
     here = state[HERE]
     close(state, here)
+    state[INVITED], state[NAPS] = end, 0
     counters = carray(memory(state[COUNTERS]), (state[ROWS] * LINE,), np.int64)
     counters[:] = 0
     state[LATEST] += 1
@@ -185,7 +201,7 @@ def attend_operation(state, begin, end):
     atomic_store(awake, 1)
     while True:
         generation = atomic_load(here + 8 * GENERATION)
-        if generation > seen:
+        if generation > seen and begin < state[INVITED]:
             walk(here, generation, begin + 1)
             seen, looks = generation, 0
         elif looks < state[LINGER]:
@@ -194,7 +210,7 @@ def attend_operation(state, begin, end):
         else:
             # The caller opens a step and then looks who sleeps; a worker says so and then looks for a step.
             atomic_store(awake, 0)
-            if atomic_load(here + 8 * GENERATION) <= seen:
+            if atomic_load(here + 8 * GENERATION) <= seen or begin >= state[INVITED]:
                 break
             atomic_store(awake, 1)
 
@@ -244,9 +260,9 @@ class _Workers:
         """Whether a worker will see a step that opens now."""
         return bool(self._state[AWAKE + LINE * worker])
 
-    def wake(self) -> None:
-        """Wake those who sleep; who is just getting up comes anyway."""
-        for worker, bed in enumerate(self.beds):
+    def wake(self, invited: int) -> None:
+        """Wake those of the first `invited` who sleep; who is just getting up comes anyway."""
+        for worker, bed in enumerate(self.beds[:invited]):
             if not self.awake(worker) and bed.locked():
                 bed.release()
 
@@ -290,21 +306,29 @@ class Team:
         self._state[[SLEEP, MICROSECONDS]] = _system_sleep()
         self._state[THREADS] = self.threads
         self._workers = _Workers(self._state, self.threads - 1)
+        self._crowding = Crowding(self.threads - 1)
         _all_workers.add(self._workers)
         weakref.finalize(self, self._workers.dismiss)
 
-    def run(self, table: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-        """All operations of the table (operations, places) int64, in order. One caller at a time."""
+    def run(self, table: np.ndarray[Any, np.dtype[np.int64]], sparing: bool = False) -> None:
+        """All operations of the table (operations, places) int64, in order. One caller at a time.
+
+        `sparing`: with fewer workers while others keep their cores busy (`crowding`).
+        """
         if table is not self._table:
             self._lay_out(table)
         workers = self._workers
+        invited = self._crowding.invited if sparing else self.threads - 1
+        began = time.perf_counter()
         try:  # whatever interrupts the caller: when this returns, nobody is at the table any more
             if len(workers.beds) < self.threads - 1:
                 workers.start()
-            open_operation.callable(self._here, 0, self.threads - 1)
+            open_operation.callable(self._here, 0, invited)
             if self._state[ASLEEP]:
-                workers.wake()
+                workers.wake(invited)
             walk_operation.callable(self._here, 0, 1)
+            if sparing:
+                self._crowding.note(int(self._state[NAPS]), time.perf_counter() - began)
         except BaseException:
             close_operation.callable(self._here, 0, 1)
             raise

@@ -257,7 +257,7 @@ class ShuffledTeam:
                 yield from group
                 group, units = [], 0
 
-    def run(self, table: np.ndarray) -> None:
+    def run(self, table: np.ndarray, sparing: bool = False) -> None:
         for array in self.storage:
             array[:] = np.nan  # what is read before it is written shows
         operation = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)

@@ -272,11 +272,12 @@ class Executor:
     def run(self, step: Step) -> NDArray[np.float32]:
         """The logits (L, V) of the chosen tokens. They are overwritten by the next step: copy what you keep."""
         self._reserve_positions(max(step.lengths))
-        table = self._tables[len(step.ids) == len(step.chosen) == 1]
+        single = len(step.ids) == len(step.chosen) == 1
+        table = self._tables[single]
         objects = [step.ids, self._rope, *[cache.row() for cache in step.caches]]
         if not table.holds(objects):
             table.fill(self._facts(step), objects)
-        self.team.run(table.array)
+        self.team.run(table.array, sparing=single)
         return table.output
 
     def _facts(self, step: Step) -> Facts:

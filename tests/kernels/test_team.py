@@ -191,6 +191,37 @@ def test_steps_at_odd_times_while_workers_fall_asleep(threads: int, looks: int) 
         small.check(step)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("looks", [0, 40, 20_000])
+def test_workers_that_are_not_always_invited(threads: int, looks: int) -> None:
+    random = np.random.default_rng(threads + looks)
+    team, chain, small = lingering(threads, looks), Mirrors(4, 13), Mirrors(2, CELLS)
+    for step in range(1, 1000):
+        team._crowding.invited = int(random.integers(threads))
+        team.run(chain.table, sparing=True)
+        team.run(small.table, sparing=bool(random.integers(2)))
+        if random.integers(50) == 0:
+            time.sleep(1e-3)
+        chain.check(step)
+        small.check(step)
+
+
+def test_who_is_not_invited_does_not_come() -> None:
+    team = lingering(3, 20_000)
+    slow = Mirrors(2000, 10)
+    for _ in range(5):
+        team.run(slow.table)
+    team._crowding.invited = 0
+    deadline = time.monotonic() + 20
+    while awake(team) and time.monotonic() < deadline:
+        team.run(slow.table, sparing=True)
+        team._crowding.invited = 0
+    assert not awake(team), "it looks for a step for a bounded while"
+    while not awake(team) and time.monotonic() < deadline:
+        team.run(slow.table)
+    assert awake(team), "steps that spare nobody have all workers"
+
+
 def test_many_teams_take_turns_and_run_at_once() -> None:
     teams = [lingering(threads, looks) for threads in (2, 3, 5) for looks in (0, 500, 20_000)]
     chains = [Mirrors(6, 9) for _ in teams]
@@ -226,7 +257,7 @@ def test_what_a_step_worked_on_may_go_at_once() -> None:
 
 
 def test_a_worker_that_was_asleep_helps_again() -> None:
-    team = lingering(2, 100)
+    team = lingering(2, 100_000)  # long enough to be seen awake after a step
     slow, seen = Mirrors(20_000, 10), set()
     for _ in range(30):
         team.run(slow.table)
@@ -238,9 +269,11 @@ def test_a_worker_that_was_asleep_helps_again() -> None:
     while awake(team) and time.monotonic() < deadline:
         time.sleep(0.001)
     assert not awake(team), "it looks for a step for a bounded while"
-    while not awake(team) and time.monotonic() < deadline:
+    helped = False
+    while not helped and time.monotonic() < deadline:
         team.run(slow.table)
-    assert awake(team)
+        helped = awake(team)  # it may sleep again at any moment
+    assert helped
 
 
 def awake(team: Team) -> bool:

@@ -86,7 +86,7 @@ class QuantizedMatrix:
 
     def pack_width(self) -> int:
         """Bytes, scales and sums."""
-        return packed_width(self.shape[1])
+        return int(packed_width(self.shape[1]))
 
     def pack_units(self) -> tuple[int, int]:
         """A unit is one token."""

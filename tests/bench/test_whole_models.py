@@ -149,10 +149,10 @@ def test_quality_of_a_format_that_changes_nothing_and_of_one_that_rounds() -> No
     same = found["tinylm float32"]
     assert same["mean_kl"] == pytest.approx(0, abs=1e-12)
     assert (same["same_top"], same["perplexity_change"]) == (1, 0)
-    rounded = found["tinylm int8 (cache float16)"]
+    rounded = found["tinylm int8 (cache int8)"]
     assert 0 < rounded["mean_kl"] < 0.02
     assert rounded["tokens"] == 96
-    assert "| tinylm int8 (cache float16) | 0.0" in printed
+    assert "| tinylm int8 (cache int8) | 0.0" in printed
 
 
 def test_divergence_is_that_of_the_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:

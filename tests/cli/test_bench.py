@@ -28,7 +28,7 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     found = rows(out)
     expected = [
-        [name, "float16" if name.startswith("int") else "float32", threads, test]
+        [name, "int8" if name.startswith("int") else "float32", threads, test]
         for name in ("float32", "bfloat16", "int8", "int4")
         for threads in ("1", "2")
         for test in ("pp32", "tg4", "tg4 @ 16")

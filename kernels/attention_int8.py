@@ -5,8 +5,8 @@ positions are rows, a head is columns, (BLOCK / 16, Dh / 4, 16, 4) int8, with a 
 group of 64 columns. Values: a head is rows, positions are columns, (value rows / 16, BLOCK / 4, 16, 4) int8, with
 log2 of a scale (float32) for each position, which goes into the weight that meets it. Whole groups of 64 of a head are
 rotated (`hadamard`) before they are rounded: queries as their keys, which leaves the scores as they were; and the
-weighted sum of rotated values is rotated back. Queries and weights are rounded to a byte too, with a scale for 64 of
-them (Zhang et al. 2024, arXiv:2410.02367, do so with queries and keys, smoothed in another way).
+weighted sum of rotated values is rotated back. Queries are rounded to a byte too, with a scale for 64 of them, and
+weights, with one for a block (Zhang et al. 2024, arXiv:2410.02367, do so with queries and keys, smoothed otherwise).
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.exponential import LOG2_E, exp
 from tinylm.kernels.hadamard import GROUP, rotate
 from tinylm.kernels.jit import carray, njit, operation, plain
-from tinylm.kernels.matmul_integers import pack_token, packed_columns, packed_width
+from tinylm.kernels.matmul_integers import largest_of, pack_token, packed_columns, packed_width
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
 from tinylm.kernels.simd import (
     float_bits,
@@ -104,10 +104,7 @@ def record_bytes(head_dim):
 @njit
 def _largest(numbers):
     """The largest absolute value; NaN where there is one, or an infinity."""
-    most = np.int32(0)
-    for number in numbers:  # bits without their sign are in the order of sizes, which no NaN disturbs
-        most = max(most, np.int32(float_bits(number) & np.int32(0x7FFFFFFF)))
-    size = float_of_int32_bits(most)
+    size = largest_of(numbers)
     return size + np.float32(0) * size
 
 

@@ -135,13 +135,18 @@ def round_reference(x):
 
 
 @njit
+def largest_of(numbers):
+    """The largest absolute value; NaN where there is one."""
+    most = np.int32(0)
+    for number in numbers:  # bits without their sign are in the order of sizes, NaN above all
+        most = max(most, np.int32(float_bits(number) & np.int32(0x7FFFFFFF)))
+    return float_of_int32_bits(most)
+
+
+@njit
 def _pack_rest(numbers, target):
     """A last group that is not whole, to its bytes; returns its scale and their sum."""
-    # The bits of floats without their sign are in the order of their sizes, NaN above all.
-    largest = np.int32(0)
-    for k in range(len(numbers)):
-        largest = max(largest, np.int32(float_bits(numbers[k]) & np.int32(0x7FFFFFFF)))
-    scale = float_of_int32_bits(largest) / np.float32(127)
+    scale = largest_of(numbers) / np.float32(127)
     inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
     total = np.int32(0)
     for k in range(len(numbers)):

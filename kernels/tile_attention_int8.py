@@ -16,6 +16,12 @@ from tinylm.kernels.tile_attention import BLOCK
 from tinylm.kernels.tile_integers import Products
 from tinylm.kernels.vectors import at, load, multiply_add, spread
 
+BLOCKS = 2 if DOT.lanes == 16 else 1
+"""Blocks of 16 rows that a tile takes."""
+
+TOKENS = (8, 4, 1) if DOT.lanes == 16 else (4, 2, 1)
+"""Queries that tiles take at a time."""
+
 UNROLL = 4
 
 
@@ -56,10 +62,3 @@ def make_weigh(tokens: int, blocks: int) -> Any:
         return types.void(*[types.int64] * 7), generate
 
     return weigh
-
-
-BLOCKS = 2 if DOT.lanes == 16 else 1
-"""Blocks of 16 rows that a tile takes."""
-
-TOKENS = (8, 4, 1) if DOT.lanes == 16 else (4, 2, 1)
-"""Queries that tiles take at a time."""

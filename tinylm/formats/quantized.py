@@ -85,7 +85,7 @@ class QuantizedMatrix:
         return cls(numbers, scales, shape)
 
     def pack_width(self) -> int:
-        """Bytes, scales and sums."""
+        """Bytes, scales, and what sums begin with."""
         return int(packed_width(self.shape[1]))
 
     def pack_units(self) -> tuple[int, int]:

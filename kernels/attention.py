@@ -108,11 +108,20 @@ def part_size(head_dim):
 
 
 @njit
+def _wide(like, source, wide, count):
+    """`count` numbers such as `like` as float32: where they stand then, which is `wide`, or `source` if they are."""
+    if size_of(like) == 4:
+        return source
+    widen_to(like, source, wide, count)
+    return wide
+
+
+@njit
 def _multiply(left, row_stride, k_stride, rows, right, K, out):
-    """`rows` rows (rounded up to whole tiles) of a tile product; by address but for the right side, in bytes."""
+    """Adds a product to `rows` rows of sums, rounded up to whole tiles; addresses, strides in bytes."""
     for row in range(0, rows, ROWS):
-        target = out + 4 * row * LANES
-        tile(right, left + row * row_stride, row_stride, k_stride, right.ctypes.data, K, target)
+        here = out + 4 * row * LANES
+        tile(left + row * row_stride, row_stride, k_stride, right, K, here, here)
 
 
 @njit
@@ -120,26 +129,25 @@ def _attend_many(like, records, stride, task, head_dim, packed, last, part, shri
     """A task of many queries, packed (Dh, LANES), which fill the lanes of the tile."""
     highest, total = part[:LANES], part[LANES : 2 * LANES]
     size = padded(head_dim)
-    sums = float32_2d_at(scratch(4 * head_dim * LANES), head_dim, LANES)
+    sums = float32_2d_at(scratch(4 * (head_dim + ROWS) * LANES), head_dim + ROWS, LANES)
     sums[:] = np.float32(0)
     scores = float32_1d_at(scratch(4 * (BLOCK + ROWS) * LANES), (BLOCK + ROWS) * LANES)
-    product = float32_2d_at(scratch(4 * (head_dim + ROWS) * LANES), head_dim + ROWS, LANES)
-    wide = scratch(0 if size_of(like) == 4 else 4 * (BLOCK * size + LANES))
+    wide = scratch(0 if size_of(like) == 4 else 4 * BLOCK * size)
     for position in range(task[BEGIN], task[END], BLOCK):
         rows = min(BLOCK, task[END] - position)
         keys = records + stride * (position // BLOCK)
-        left = widen_to(like, keys, wide, BLOCK * head_dim)
+        left = _wide(like, keys, wide, BLOCK * head_dim)
+        scores[:] = np.float32(0)
         for strip in range(0, rows, STRIP):
             out = scores.ctypes.data + 4 * LANES * strip
-            _multiply(
-                left + 4 * head_dim * strip, 4, 4 * STRIP, min(STRIP, rows - strip), packed, head_dim, out
-            )
+            here = left + 4 * head_dim * strip
+            _multiply(here, 4, 4 * STRIP, min(STRIP, rows - strip), packed.ctypes.data, head_dim, out)
         softmax_block(scores, position, rows, last, highest, total, shrink)
-        left = widen_to(like, keys + size_of(like) * BLOCK * head_dim, wide, rows * size)
-        _multiply(left, 4, 4 * size, head_dim, scores, rows, product.ctypes.data)
+        left = _wide(like, keys + size_of(like) * BLOCK * head_dim, wide, rows * size)
         for d in range(head_dim):
             for lane in range(LANES):
-                sums[d, lane] = sums[d, lane] * shrink[lane] + product[d, lane]
+                sums[d, lane] *= shrink[lane]
+        _multiply(left, 4, 4 * size, head_dim, scores.ctypes.data, rows, sums.ctypes.data)
     for lane in range(task[QUERIES_HERE]):
         for d in range(head_dim):
             part[2 * LANES + size * lane + d] = sums[d, lane]

@@ -1,33 +1,36 @@
 """Matrix products with float32 and bfloat16 weights: `(T, K) @ (N, K).T -> (T, N)`.
 
-One token is a sum along one row after the other (`matvec`): memory speed, for the memory prefers one stream
-to several rows at a time, which halve it. More tokens go through
-the register tile: `pack` lays the tokens side by side, `matmul` then multiplies ROWS rows of weights with
-LANES tokens at a time. One unit of work is one row of the weights, for `pack` one token tile. The order of
-every sum is fixed by the shapes alone, so the result does not depend on who did which share.
+One token is a sum along one row after the other (`matvec`): memory speed, for the memory prefers one stream to several
+rows at a time, which halve it. A few tokens are that too. More tokens go through the register
+tile: `pack` lays them side by side, and `matmul` takes BLOCK_ROWS rows of weights at a time, widened to float32, to all
+the tokens. One unit of work is one row of the weights, for `pack` one token tile. The order of every sum is fixed by
+the shapes alone, so the result does not depend on who did which share.
 """
 
 import numpy as np
 
-from tinylm.kernels.jit import carray, njit, operation, plain
-from tinylm.kernels.operands import float32_2d, float32_2d_at, uint16_2d
-from tinylm.kernels.simd import memory, scratch, to_float32
-from tinylm.kernels.tile import LANES, NARROW_LANES, NARROW_ROWS, ROWS, narrow_tile, tile
+from tinylm.kernels.jit import njit, operation, plain
+from tinylm.kernels.narrow_floats import widen_to
+from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
+from tinylm.kernels.simd import prefetch, scratch, to_float32
+from tinylm.kernels.tile import LANES, ROWS, tile, turn
+from tinylm.kernels.tile_few import dots_4, dots_8
 
-MOST_ROWS = max(ROWS, NARROW_ROWS)
-
-BLOCK_ROWS = NARROW_ROWS
-"""Shares of the work begin at multiples of this, so that only the last block of a matrix is cut short."""
+BLOCK_ROWS = 12
+"""Rows of weights that all tokens meet at a time, whole tiles; shares of the work begin at multiples of it."""
 
 DEPTH = 192
 """Columns that the tile adds up before its sums go to the total: one long chain of float32 loses a digit, and a
 model can enlarge that (SmolLM2's second token: logits off by 4e-4 of the largest, 3e-6 in parts)."""
 
+STRIP = 8 * LANES
+"""Tokens that meet a panel of weights one tile after the other, whose sums are held."""
+
 TRANSPOSED = 16
 """Columns that `pack` turns at a time."""
 
-WIDE_FROM = 2 * NARROW_LANES + 1
-"""From so many tokens on, one wide tile that is partly empty beats several narrow ones."""
+LINE = 64
+"""Bytes that the processor fetches at a time, or half of them."""
 
 
 def matmul_reference(x, weight):
@@ -45,10 +48,25 @@ def matvec(x, weight, out, begin, end):
         out[0, n] = total
 
 
+@njit
+def _few_tokens(x, weight, out, first, n):
+    """Row n of the weights times the tokens from `first` on."""
+    like, row, K = weight[0, 0], weight.ctypes.data + weight.itemsize * n * weight.shape[1], x.shape[1]
+    stride = 4 * out.shape[1]
+    while first < out.shape[0]:
+        count = min(8, out.shape[0] - first)
+        here, place = x.ctypes.data + 4 * K * first, out.ctypes.data + stride * first + 4 * n
+        if count > 4:
+            dots_8(like, row, K, here, 4 * K, count, place, stride)
+        else:
+            dots_4(like, row, K, here, 4 * K, count, place, stride)
+        first += count
+
+
 @plain
-def tile_lanes(first, T):
-    """How many lanes the tile has that begins at token `first` of T."""
-    return LANES if T - first >= WIDE_FROM or NARROW_LANES >= LANES else NARROW_LANES
+def tiled(T):
+    """How many of T tokens go through the tile: all, but for a last tile less than half full."""
+    return T - T % LANES if T % LANES <= LANES // 2 else T
 
 
 def packed_length(T):
@@ -58,66 +76,98 @@ def packed_length(T):
 
 @njit
 def pack(x, packed, begin, end):
-    """Tokens of x (T, K), tile after tile as (K, lanes) in `packed`; a unit is NARROW_LANES tokens."""
+    """Tokens of x (T, K) to `packed`, tile after tile as (K, LANES), a few last ones as they are; a unit is a tile."""
     T, K = x.shape
-    first = 0
-    while first < T:
-        lanes = tile_lanes(first, T)
-        if begin * NARROW_LANES <= first < end * NARROW_LANES:
-            tokens = min(lanes, T - first)
-            part = x[first : first + tokens]
-            tile = float32_2d_at(packed.ctypes.data + 4 * first * K, K, lanes)
-            for k in range(0, K, TRANSPOSED):  # a cache line of every token at a time
-                for column in range(k, min(K, k + TRANSPOSED)):
-                    for lane in range(tokens):
-                        tile[column, lane] = part[lane, column]
-                    for lane in range(tokens, lanes):
-                        tile[column, lane] = np.float32(0)
-        first += lanes
+    for first in range(begin * LANES, min(T, end * LANES), LANES):
+        tokens = min(LANES, T - first)
+        part = x[first : first + tokens]
+        if first >= tiled(T):
+            for token in range(tokens):
+                for k in range(K):
+                    packed[first + token, k] = part[token, k]
+            continue
+        tile = float32_2d_at(packed.ctypes.data + 4 * first * K, K, LANES)
+        for k in range(0, K, TRANSPOSED):  # a cache line of every token at a time
+            for column in range(k, min(K, k + TRANSPOSED)):
+                for lane in range(tokens):
+                    tile[column, lane] = part[lane, column]
+                for lane in range(tokens, LANES):
+                    tile[column, lane] = np.float32(0)
 
 
 @njit
-def _copy_last(weight, n, k, length, padded):
-    """`length` columns from k on of the rows from n on, beside; the last row again where the matrix ends."""
-    for row in range(padded.shape[0]):
-        for column in range(length):
-            padded[row, column] = weight[min(n + row, weight.shape[0] - 1), k + column]
-    return padded.ctypes.data
+def _row(weight, n, k):
+    """Where the columns from k on of row n are; of the last row where the matrix has ended."""
+    return weight.ctypes.data + weight.itemsize * (min(n, weight.shape[0] - 1) * weight.shape[1] + k)
+
+
+@njit
+def _widen(weight, n, k, length, panel):
+    """`length` columns from k on of BLOCK_ROWS rows from n on, as float32: (BLOCK_ROWS, DEPTH)."""
+    for row in range(BLOCK_ROWS):
+        widen_to(weight[0, 0], _row(weight, n + row, k), panel + 4 * DEPTH * row, length)
+
+
+@njit
+def _ask_for(weight, n, k, part, parts):
+    """Ask for the `part`-th of so many parts of the panel at n and k."""
+    for row in range(part, BLOCK_ROWS, parts):
+        for byte in range(0, weight.itemsize * min(DEPTH, weight.shape[1] - k), LINE):
+            prefetch(_row(weight, n + row, k) + byte)
+
+
+@njit
+def _write(sums, out, first, n, rows):
+    """The sums of a tile to `out`, to the tokens from `first` and the rows from n on that are there."""
+    stride = 4 * out.shape[1]
+    place = out.ctypes.data + stride * first + 4 * n
+    if out.shape[0] - first >= LANES and rows >= BLOCK_ROWS:
+        for row in range(0, BLOCK_ROWS, ROWS):
+            turn(sums + 4 * row * LANES, place + 4 * row, stride)
+        return
+    block = float32_2d_at(sums, BLOCK_ROWS, LANES)
+    for token in range(min(LANES, out.shape[0] - first)):
+        for row in range(min(rows, BLOCK_ROWS)):
+            out[first + token, n + row] = block[row, token]
+
+
+@njit
+def _tiles(packed, weight, out, start, stop, n, end, panel, zeros, sums):
+    """A block of rows times the tokens `start` to `stop`, all of them in tiles; the last three by address."""
+    K, size = weight.shape[1], 4 * BLOCK_ROWS * LANES
+    tiles = (stop - start + LANES - 1) // LANES
+    for k in range(0, K, DEPTH):
+        length = min(DEPTH, K - k)
+        _widen(weight, n, k, length, panel)
+        for i in range(tiles):
+            if k + DEPTH < K:
+                _ask_for(weight, n, k + DEPTH, i, tiles)
+            else:
+                _ask_for(weight, n + BLOCK_ROWS, 0, i, tiles)
+            right = packed.ctypes.data + 4 * ((start + i * LANES) * K + k * LANES)
+            for row in range(0, BLOCK_ROWS, ROWS):
+                here = sums + size * i + 4 * row * LANES
+                before = zeros if k == 0 else here
+                tile(panel + 4 * DEPTH * row, 4 * DEPTH, 4, right, length, before, here)
+    for i in range(tiles):
+        _write(sums + size * i, out, start + i * LANES, n, end - n)
 
 
 @njit
 def matmul(packed, weight, out, begin, end):
     """Rows `begin` to `end` of the weights (N, K) times the tokens that `pack` made, into out (T, N)."""
-    T, N = out.shape
-    K = weight.shape[1]
-    size = weight.itemsize
-    padded = carray(memory(scratch(MOST_ROWS * DEPTH * size)), (MOST_ROWS, DEPTH), weight.dtype)
-    sums, parts = scratch(4 * MOST_ROWS * LANES), scratch(4 * MOST_ROWS * LANES)
-    first = 0
-    while first < T:
-        lanes = tile_lanes(first, T)
-        rows = ROWS if lanes == LANES else NARROW_ROWS
-        right = packed.ctypes.data + 4 * first * K
-        block, part = float32_2d_at(sums, rows, lanes), float32_2d_at(parts, rows, lanes)
-        for n in range(begin, end, rows):
-            for k in range(0, K, DEPTH):
-                length = min(DEPTH, K - k)
-                left, stride = weight.ctypes.data + size * (n * K + k), size * K
-                if n + rows > N:
-                    left, stride = _copy_last(weight, n, k, length, padded), size * DEPTH
-                place = sums if k == 0 else parts
-                if lanes == LANES:
-                    tile(weight, left, stride, size, right + 4 * lanes * k, length, place)
-                else:
-                    narrow_tile(weight, left, stride, size, right + 4 * lanes * k, length, place)
-                if k > 0:
-                    for row in range(rows):
-                        for lane in range(lanes):
-                            block[row, lane] += part[row, lane]
-            for token in range(min(lanes, T - first)):
-                for row in range(min(rows, end - n)):
-                    out[first + token, n + row] = block[row, token]
-        first += lanes
+    T = out.shape[0]
+    panel, sums = scratch(4 * BLOCK_ROWS * DEPTH), scratch(4 * BLOCK_ROWS * STRIP)
+    zeros = scratch(4 * ROWS * LANES)
+    nothing = float32_1d_at(zeros, ROWS * LANES)
+    for i in range(ROWS * LANES):
+        nothing[i] = np.float32(0)
+    for start in range(0, tiled(T), STRIP):
+        for n in range(begin, end, BLOCK_ROWS):
+            _tiles(packed, weight, out, start, min(tiled(T), start + STRIP), n, end, panel, zeros, sums)
+    if tiled(T) < T:
+        for n in range(begin, end):
+            _few_tokens(packed, weight, out, tiled(T), n)
 
 
 @operation

@@ -6,6 +6,7 @@ bits of a bfloat16, int16 those of a float16.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -139,22 +140,21 @@ def narrow_at(typingctx: Any, like: Any, number: Any, address: Any) -> Any:
 
 @intrinsic
 def widen_to(typingctx: Any, like: Any, source: Any, wide: Any, count: Any) -> Any:
-    """`count` numbers such as `like` as float32: where they stand then, which is `wide`, or `source` if they are.
-
-    Whole registers are written: `wide` has room for WIDTH more.
-    """
+    """`count` numbers such as `like` at `source` as float32 to `wide`, by addresses."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, source, wide, count = arguments
-        if like == types.float32:
-            return source
 
-        def part(index: Any, state: list[Any]) -> list[Any]:
-            numbers = load_wide(builder, at(builder, source, (index, 2)), like, WIDTH)
-            builder.store(numbers, pointer(builder, at(builder, wide, (index, 4)), numbers.type), align=4)
-            return state
+        def some(width: int) -> Callable[[Any, list[Any]], list[Any]]:
+            def body(index: Any, state: list[Any]) -> list[Any]:
+                numbers = load_wide(builder, at(builder, source, (index, bytes_of(like))), like, width)
+                builder.store(numbers, pointer(builder, at(builder, wide, (index, 4)), numbers.type), align=4)
+                return state
 
-        loop(builder, INT64(0), builder.add(count, INT64(WIDTH - 1)), WIDTH, [], part)
-        return wide
+            return body
 
-    return types.int64(like, types.int64, types.int64, types.int64), generate
+        index, _ = loop(builder, INT64(0), count, WIDTH, [], some(WIDTH))
+        loop(builder, index, count, 1, [], some(1))
+        return context.get_dummy_value()
+
+    return types.void(like, types.int64, types.int64, types.int64), generate

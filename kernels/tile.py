@@ -1,4 +1,4 @@
-"""The register tile: the innermost loop of every matrix product, prefill attention included.
+"""The register tile: the innermost loop of products with many tokens, prefill attention included.
 
 `(ROWS, K) @ (K, lanes) -> (ROWS, lanes)`: the accumulators stay in vector registers while K runs; each step
 loads one row of the right side and broadcasts ROWS numbers of the left. The right side is *packed*: lanes
@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 
 from tinylm.kernels.jit import intrinsic, types
-from tinylm.kernels.simd import FLOAT, INT64, load_float32, pointer
+from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
 from tinylm.kernels.target import target
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
@@ -29,21 +29,15 @@ def _geometry() -> tuple[int, int, int]:
 
 
 ROWS, LANES, WIDTH = _geometry()
-NARROW_ROWS = 12
-NARROW_LANES = 8
-"""The tile for few tokens: a decode step of several sequences, the group of query heads in attention."""
-
 UNROLL = 4
 
 
 def _make(rows: int, lanes: int, width: int) -> Any:
-    """The tile of a geometry, as an intrinsic."""
+    """The product of a geometry, as an intrinsic."""
     vector = ir.VectorType(FLOAT, width)
     parts = range(lanes // width)
 
-    def emit(
-        builder: ir.IRBuilder, steps: int, number_type: Any, first: Any, sums: Any, operands: Any
-    ) -> Any:
+    def emit(builder: ir.IRBuilder, steps: int, first: Any, sums: Any, operands: Any) -> Any:
         """The sums (row by row, part by part) of k = first on, `steps` at a time; where it ended, and the sums."""
         left, row_stride, k_stride, right, end = operands
 
@@ -55,7 +49,7 @@ def _make(rows: int, lanes: int, width: int) -> Any:
                 left_column = at(builder, left, (here, k_stride))
                 for row in range(rows):
                     address = at(builder, left_column, (row_stride, row))
-                    number = spread(builder, load_float32(builder, address, number_type), vector)
+                    number = spread(builder, load(builder, address, FLOAT), vector)
                     for part in parts:
                         i = row * len(parts) + part
                         held[i] = multiply_add(builder, number, factors[part], held[i])
@@ -65,24 +59,71 @@ def _make(rows: int, lanes: int, width: int) -> Any:
 
     @intrinsic
     def tile(
-        typingctx: Any, like: Any, left: Any, row_stride: Any, k_stride: Any, right: Any, K: Any, out: Any
+        typingctx: Any, left: Any, row_stride: Any, k_stride: Any, right: Any, K: Any, before: Any, out: Any
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _, left, row_stride, k_stride, right, K, out = arguments
-            operands = (left, row_stride, k_stride, right, K)
+            *operands, before, out = arguments
             zeros = [ir.Constant(vector, [0.0] * width)] * (rows * len(parts))
-            k, sums = emit(builder, UNROLL, like.dtype, INT64(0), zeros, operands)
-            _, sums = emit(builder, 1, like.dtype, k, sums, operands)
+            k, sums = emit(builder, UNROLL, INT64(0), zeros, operands)
+            _, sums = emit(builder, 1, k, sums, operands)
             for i, one in enumerate(sums):
-                builder.store(one, pointer(builder, at(builder, out, (4 * width, i)), vector), align=4)
+                total = builder.fadd(load(builder, at(builder, before, (4 * width, i)), vector), one)
+                builder.store(total, pointer(builder, at(builder, out, (4 * width, i)), vector), align=4)
             return context.get_dummy_value()
 
-        return types.void(like, *[types.int64] * 6), generate
+        return types.void(*[types.int64] * 7), generate
 
     return tile
 
 
-tile = _make(ROWS, LANES, WIDTH)
-"""`tile(like, left, row stride, k stride, right, K, out)`: addresses, strides in bytes, numbers as in `like`."""
+def _make_turn(rows: int, lanes: int, width: int) -> Any:
+    """Writes what the tile of a geometry made, transposed, as an intrinsic."""
+    vector = ir.VectorType(FLOAT, width)
+    fours = range(0, width, 4)
 
-narrow_tile = _make(NARROW_ROWS, NARROW_LANES, min(WIDTH, NARROW_LANES))
+    def shuffle(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, places: list[int]) -> ir.Value:
+        return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(INT32, len(places)), places))
+
+    def mix(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, order: tuple[int, ...]) -> ir.Value:
+        """Of every four lanes those of `order`: 0 to 3 stand for x's, 4 to 7 for y's."""
+        return shuffle(builder, x, y, [first + i % 4 + width * (i // 4) for first in fours for i in order])
+
+    def columns(builder: ir.IRBuilder, held: list[Any]) -> list[tuple[Any, int]]:
+        """Vectors of two or four rows -> for each lane the vector, and the place there, where its rows stand."""
+        lower, upper = [], []
+        for x, y in zip(held[::2], held[1::2], strict=True):
+            lower.append(mix(builder, x, y, (0, 4, 1, 5)))
+            upper.append(mix(builder, x, y, (2, 6, 3, 7)))
+        if len(held) == 2:
+            return [((lower, upper)[lane % 4 // 2][0], lane // 4 * 4 + lane % 2 * 2) for lane in range(width)]
+        turned = []
+        for x, y in (lower, upper):
+            turned += [mix(builder, x, y, (0, 1, 4, 5)), mix(builder, x, y, (2, 3, 6, 7))]
+        return [(turned[lane % 4], lane // 4 * 4) for lane in range(width)]
+
+    @intrinsic
+    def turn(typingctx: Any, sums: Any, out: Any, stride: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            sums, out, stride = arguments
+            for part in range(lanes // width):
+                for first in range(0, rows, 4):
+                    some = range(first, min(first + 4, rows))
+                    places = [at(builder, sums, (4 * lanes, row), (4 * width, part)) for row in some]
+                    held = [load(builder, place, vector) for place in places]
+                    for lane, (found, begin) in enumerate(columns(builder, held)):
+                        found = shuffle(builder, found, found, [begin + i % 4 for i in range(len(some))])
+                        place = at(builder, out, (stride, part * width + lane), (4, first))
+                        builder.store(found, pointer(builder, place, found.type), align=4)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), generate
+
+    return turn
+
+
+tile = _make(ROWS, LANES, WIDTH)
+"""`tile(left, row stride, k stride, right, K, before, out)`: out = before + the product; by address, strides in
+bytes."""
+
+turn = _make_turn(ROWS, LANES, WIDTH)
+"""`turn(sums, out, stride)`: sums (ROWS, LANES) as LANES rows of ROWS numbers, at a stride in bytes."""

@@ -10,19 +10,20 @@ import pytest
 
 from tinylm.kernels.matmul import (
     BLOCK_ROWS,
-    WIDE_FROM,
+    DEPTH,
+    STRIP,
     matmul,
     matmul_reference,
     matvec,
     pack,
     packed_length,
-    tile_lanes,
+    tiled,
 )
-from tinylm.kernels.tile import LANES, NARROW_LANES
+from tinylm.kernels.tile import LANES
 
 WIDTHS = (1, 7, 12, 13, 64, 172, 576)
 TOKENS = sorted(
-    {1, 2, 7, 8, 9, 16, 17, WIDE_FROM - 1, WIDE_FROM, LANES, LANES + 1, LANES + 9, 2 * LANES + 17, 100}
+    {1, 2, 4, 5, 7, 8, 9, 16, 17, LANES, LANES + 1, LANES + 9, 2 * LANES + 17, 100, STRIP + LANES + 3}
 )
 
 
@@ -51,7 +52,7 @@ def multiply(x: np.ndarray, weight: np.ndarray, shares: list[tuple[int, int]] | 
     (T, K), N = x.shape, weight.shape[0]
     room = np.full(packed_length(T) * K + 64, 77, np.float32)
     packed = room[: packed_length(T) * K].reshape(packed_length(T), K)
-    units = -(-T // NARROW_LANES)
+    units = -(-T // LANES)
     for unit in reversed(range(units)):
         pack(x, packed, unit, unit + 1)
     border = np.full((T + 2) * N, 77, np.float32)
@@ -143,10 +144,18 @@ def test_a_bad_weight_spoils_its_row_alone(T: int) -> None:
         assert np.isnan(out[0]).tolist() == [row == n for row in range(29)]
 
 
-def test_every_token_has_one_tile() -> None:
+@pytest.mark.parametrize("T", [3, LANES, LANES + 5])
+@pytest.mark.parametrize("K", [DEPTH - 1, DEPTH, DEPTH + 1, 3 * DEPTH])
+def test_columns_in_parts(T: int, K: int) -> None:
+    for N in (BLOCK_ROWS, 2 * BLOCK_ROWS + 1):
+        stored, weight = random_weight(N, K, "bfloat16")
+        x = random_tokens(T, K)
+        check(multiply(x, stored), x, weight)
+
+
+def test_a_last_tile_is_half_full_or_there_is_none() -> None:
     for T in range(1, 4 * LANES):
-        first = 0
-        while first < T:
-            assert first % NARROW_LANES == 0, "a unit of `pack` begins where a tile does"
-            first += tile_lanes(first, T)
-        assert T <= first <= packed_length(T)
+        assert T - LANES // 2 <= tiled(T) <= T
+        empty = -tiled(T) % LANES
+        assert empty < LANES // 2
+        assert tiled(T) + empty <= packed_length(T)

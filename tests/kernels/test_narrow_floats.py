@@ -20,7 +20,7 @@ from tinylm.kernels.tile import WIDTH
 
 @njit
 def widen(like, source, wide, count):
-    return widen_to(like, source, wide, count)
+    widen_to(like, source, wide, count)
 
 
 @njit
@@ -43,16 +43,21 @@ def same(found: np.ndarray, expected: np.ndarray) -> None:
 def test_every_number_is_widened(like: np.generic) -> None:
     stored = EVERY.view(like.dtype)
     room = np.full(len(stored) + WIDTH, 77, np.float32)
-    assert widen(like, stored.ctypes.data, room.ctypes.data, len(stored)) == room.ctypes.data
+    widen(like, stored.ctypes.data, room.ctypes.data, len(stored))
     expected = widen_reference(like, stored)
     if like is FLOAT16:
         same(expected, EVERY.view(np.float16).astype(np.float32))
     same(room[: len(stored)], expected)
 
 
-def test_float32_stays_where_it_is() -> None:
-    stored = np.ones(5, np.float32)
-    assert widen(FLOAT32, stored.ctypes.data, 0, 5) == stored.ctypes.data
+@pytest.mark.parametrize("like", [FLOAT32, BFLOAT16, FLOAT16], ids=["float32", "bfloat16", "float16"])
+def test_so_many_numbers_are_written_and_no_more(like: np.generic) -> None:
+    for count in (0, 1, WIDTH - 1, WIDTH, WIDTH + 1, 3 * WIDTH - 1):
+        stored = np.arange(count).astype(np.float32) if like is FLOAT32 else EVERY[:count].view(like.dtype)
+        room = np.full(count + 2, 77, np.float32)
+        widen(like, stored.ctypes.data, room[1:].ctypes.data, count)
+        same(room[1:-1], widen_reference(like, stored))
+        assert room[0] == room[-1] == 77
 
 
 @pytest.mark.parametrize("like", [BFLOAT16, FLOAT16], ids=["bfloat16", "float16"])

@@ -2,65 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from tinylm.kernels.jit import njit
-from tinylm.kernels.tile import (
-    LANES,
-    NARROW_LANES,
-    NARROW_ROWS,
-    ROWS,
-    UNROLL,
-    WIDTH,
-    narrow_tile,
-    tile,
-)
+from tinylm.kernels.tile import LANES, ROWS, UNROLL, WIDTH, tile, turn
 
 
 @njit
-def run_wide(left, row_stride, k_stride, right, K, out):
-    tile(left, left.ctypes.data, row_stride, k_stride, right.ctypes.data, K, out.ctypes.data)
+def run(left, row_stride, k_stride, right, K, before, out):
+    tile(left.ctypes.data, row_stride, k_stride, right.ctypes.data, K, before.ctypes.data, out.ctypes.data)
 
 
 @njit
-def run_narrow(left, row_stride, k_stride, right, K, out):
-    narrow_tile(left, left.ctypes.data, row_stride, k_stride, right.ctypes.data, K, out.ctypes.data)
+def run_turn(sums, out, stride):
+    turn(sums.ctypes.data, out.ctypes.data, stride)
 
 
-TILES = [(run_wide, ROWS, LANES), (run_narrow, NARROW_ROWS, NARROW_LANES)]
-
-
-@pytest.mark.parametrize(("run", "rows", "lanes"), TILES, ids=["wide", "narrow"])
 @pytest.mark.parametrize("K", [0, 1, UNROLL - 1, UNROLL, UNROLL + 1, 4 * UNROLL + 3, 172])
 @pytest.mark.parametrize("transposed", [False, True], ids=["rows", "columns"])
-def test_the_tile_is_a_matrix_product(run: Any, rows: int, lanes: int, K: int, transposed: bool) -> None:
+@pytest.mark.parametrize("in_place", [False, True], ids=["elsewhere", "in place"])
+def test_the_tile_adds_a_matrix_product(K: int, transposed: bool, in_place: bool) -> None:
     random = np.random.default_rng(K)
-    left = random.standard_normal((rows, K), np.float32)
-    right = random.standard_normal((K, lanes), np.float32)
+    left = random.standard_normal((ROWS, K), np.float32)
+    right = random.standard_normal((K, LANES), np.float32)
+    before = random.standard_normal((ROWS, LANES), np.float32)
     stored = np.ascontiguousarray(left.T if transposed else left)
-    strides = (4, 4 * rows) if transposed else (4 * K, 4)
-    out = np.full(rows * lanes + 2, 77, np.float32)
-    run(stored, *strides, right, K, out[1:-1])
-    product = left.astype(np.float64) @ right.astype(np.float64)
-    room = 1e-6 * (np.abs(left) @ np.abs(right)) + 1e-30
-    assert (np.abs(out[1:-1].reshape(rows, lanes) - product) <= room).all()
+    strides = (4, 4 * ROWS) if transposed else (4 * K, 4)
+    out = np.full(ROWS * LANES + 2, 77, np.float32)
+    out[1:-1] = before.ravel()
+    run(stored, *strides, right, K, out[1:-1] if in_place else before, out[1:-1])
+    product = before + left.astype(np.float64) @ right.astype(np.float64)
+    room = 1e-6 * (np.abs(before) + np.abs(left) @ np.abs(right))
+    assert (np.abs(out[1:-1].reshape(ROWS, LANES) - product) <= room).all()
     assert out[0] == out[-1] == 77
 
 
-@pytest.mark.parametrize(("run", "rows", "lanes"), TILES, ids=["wide", "narrow"])
-def test_bfloat16_rows_are_widened(run: Any, rows: int, lanes: int) -> None:
-    random = np.random.default_rng(5)
-    bits = (random.standard_normal((rows, 21), np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    left = (bits.astype(np.uint32) << 16).view(np.float32)
-    right = random.standard_normal((21, lanes), np.float32)
-    out = np.empty(rows * lanes, np.float32)
-    run(bits, 42, 2, right, 21, out)
-    np.testing.assert_allclose(out.reshape(rows, lanes), left @ right, atol=2e-5)
+def test_sums_are_written_transposed_and_nothing_beside_them() -> None:
+    sums = np.random.default_rng(1).standard_normal((ROWS, LANES), np.float32)
+    out = np.full((LANES + 2, ROWS + 3), 77, np.float32)
+    run_turn(sums, out[1:, 1:], 4 * (ROWS + 3))
+    np.testing.assert_array_equal(out[1:-1, 1:-2], sums.T)
+    out[1:-1, 1:-2] = 77
+    assert (out == 77).all()
 
 
 def test_the_geometry_fits_the_vectors() -> None:
     assert LANES % WIDTH == 0
-    assert NARROW_LANES % min(WIDTH, NARROW_LANES) == 0
+    assert ROWS % 2 == 0

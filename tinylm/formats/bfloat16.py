@@ -13,7 +13,7 @@ from tinylm.kernels.matmul import (
 )
 from tinylm.kernels.operands import array_operands
 from tinylm.kernels.rows import take_bfloat16_operation
-from tinylm.kernels.tile import NARROW_LANES
+from tinylm.kernels.tile import LANES
 
 
 class BFloat16Matrix:
@@ -37,8 +37,8 @@ class BFloat16Matrix:
         return self.shape[1]
 
     def pack_units(self) -> tuple[int, int]:
-        """A unit is NARROW_LANES tokens."""
-        return 1, NARROW_LANES
+        """A unit is a tile of LANES tokens."""
+        return 1, LANES
 
     def operands(self) -> list[int]:
         """Address, N, K."""

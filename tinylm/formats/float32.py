@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tinylm.kernels.matmul import BLOCK_ROWS, matmul_operation, matvec_operation, pack_operation
 from tinylm.kernels.operands import array_operands
 from tinylm.kernels.rows import take_operation
-from tinylm.kernels.tile import NARROW_LANES
+from tinylm.kernels.tile import LANES
 
 
 class Float32Matrix:
@@ -32,8 +32,8 @@ class Float32Matrix:
         return self.shape[1]
 
     def pack_units(self) -> tuple[int, int]:
-        """A unit is NARROW_LANES tokens."""
-        return 1, NARROW_LANES
+        """A unit is a tile of LANES tokens."""
+        return 1, LANES
 
     def operands(self) -> list[int]:
         """Address, N, K."""

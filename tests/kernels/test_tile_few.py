@@ -1,0 +1,43 @@
+"""A row times a few tokens, for every number of tokens, width and storage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinylm.kernels.jit import njit
+from tinylm.kernels.tile import WIDTH
+from tinylm.kernels.tile_few import dots_4, dots_8
+
+
+@njit
+def run_4(weights, x, out):
+    count, K = x.shape
+    dots_4(weights[0], weights.ctypes.data, K, x.ctypes.data, 4 * K, count, out.ctypes.data, out.strides[0])
+
+
+@njit
+def run_8(weights, x, out):
+    count, K = x.shape
+    dots_8(weights[0], weights.ctypes.data, K, x.ctypes.data, 4 * K, count, out.ctypes.data, out.strides[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("run", "most"), [(run_4, 4), (run_8, 8)], ids=["4", "8"])
+@pytest.mark.parametrize("K", sorted({1, 2, 3, WIDTH - 1, WIDTH, WIDTH + 1, 2 * WIDTH, 172, 576}))
+def test_a_row_times_a_few_tokens(run: Any, most: int, K: int, dtype: str) -> None:
+    for count in range(1, most + 1):
+        random = np.random.default_rng(K + count)
+        numbers = random.standard_normal(K, np.float32)
+        bits = (numbers.view(np.uint32) >> 16).astype(np.uint16)
+        if dtype == "bfloat16":
+            numbers = (bits.astype(np.uint32) << 16).view(np.float32)
+        x = random.standard_normal((count, K), np.float32)
+        out = np.full((count + 2, 3), 77, np.float32)
+        run(bits if dtype == "bfloat16" else numbers, x, out[1:, 1:])
+        room = 1e-6 * (np.abs(x) @ np.abs(numbers)) + 1e-30
+        assert (np.abs(out[1:-1, 1] - x.astype(np.float64) @ numbers.astype(np.float64)) <= room).all()
+        out[1:-1, 1] = 77
+        assert (out == 77).all()

@@ -30,84 +30,14 @@ from tinylm.kernels.team import (
 from tinylm.lowering import Address, Live, Lowering, Operand, Row, chained
 from tinylm.program import Buffer, Program
 from tinylm.step import Step
+from tinylm.storage import Facts, Storage
 
 PLACES = OPERANDS + 20
-ALIGNMENT = 64
-"""Bytes: a vector register of the widest kind then never straddles two cache lines."""
-
-GUARD = 64
-"""float32 that stay free around a buffer. Where one ends closer to the next than a vector loop reaches ahead,
-LLVM's check for overlaps chooses the scalar loop, which rounds otherwise: bits would hang on addresses."""
-
 FETCHED = 512 * 1024
 """Bytes of the next weights that a thread asks for while it waits, at most."""
 
 FIRST_SHARE = 0.8
 """How much of a weight matrix the threads take in one piece each: every piece begins at the memory's own pace."""
-
-Facts = dict[str, int]
-
-
-def _aligned(size: int) -> NDArray[np.float32]:
-    """Room for `size` float32, zero, at a multiple of ALIGNMENT, with GUARD before and behind."""
-    room = np.zeros(size + 2 * GUARD + ALIGNMENT // 4, np.float32)
-    skip = GUARD + -room[GUARD:].ctypes.data % ALIGNMENT // 4
-    return room[skip : skip + size]
-
-
-class _Storage:
-    """Memory for the buffers: those that are never needed at the same time share a slot."""
-
-    def __init__(self, rows: list[Row], output: Buffer) -> None:
-        last = {output.name: len(rows)}
-        for i, row in enumerate(rows):
-            for buffer in (*row.reads, *row.writes):
-                last[buffer.name] = max(i, last.get(buffer.name, 0))
-        self.slots: dict[str, int] = {}
-        self._kinds: list[tuple[str, int]] = []
-        free: dict[tuple[str, int], list[int]] = {}
-        for i, row in enumerate(rows):
-            for buffer in row.writes:
-                if buffer.name not in self.slots:
-                    kind = (buffer.rows, buffer.width)
-                    if free.get(kind):
-                        self.slots[buffer.name] = free[kind].pop()
-                    else:
-                        self.slots[buffer.name] = len(self._kinds)
-                        self._kinds.append(kind)
-            for buffer in {*row.reads, *row.writes}:
-                if last[buffer.name] == i:
-                    free.setdefault((buffer.rows, buffer.width), []).append(self.slots[buffer.name])
-        self._room: Facts = {}
-        self._arrays: list[NDArray[np.float32]] = []
-
-    def reserve(self, facts: Facts) -> bool:
-        """Make every slot large enough; True if any has moved."""
-        kinds = {rows for rows, _ in self._kinds}
-        if all(facts[rows] <= self._room.get(rows, -1) for rows in kinds):
-            return False
-        room = {rows: max(facts[rows], self._room.get(rows, 0)) for rows in kinds}
-        self.drop()  # the old ones go before the new ones come
-        self._arrays = [_aligned(room[rows] * width) for rows, width in self._kinds]
-        self._room = room
-        return True
-
-    def drop(self) -> None:
-        """Give the memory back; the next `reserve` moves every slot."""
-        self._room, self._arrays = {}, []
-
-    def address(self, buffer: Buffer) -> int:
-        """Where a buffer begins."""
-        return self._arrays[self.slots[buffer.name]].ctypes.data
-
-    def view(self, buffer: Buffer, rows: int) -> NDArray[np.float32]:
-        """The first rows of a buffer, (rows, width)."""
-        return self._arrays[self.slots[buffer.name]][: rows * buffer.width].reshape(rows, buffer.width)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(array.nbytes for array in self._arrays)
 
 
 def _parts(operand: Operand) -> tuple[Operand, ...]:
@@ -123,7 +53,8 @@ class _Table:
     def __init__(self, program: Program, single: bool, threads: int, kv_format: KeyValueFormat) -> None:
         rows = Lowering(program, single, kv_format).rows
         self.rows = chained(rows) if single else rows
-        self.storage = _Storage(self.rows, program.output)
+        self._waits = _waits(self.rows)
+        self.storage = Storage(self.rows, self._waits, program.output)
         # the rows that the team walks, then those that stand in chains
         self._every = [*self.rows, *(inner for row in self.rows for inner in row.chain)]
         every = np.zeros((len(self._every), PLACES), np.int64)
@@ -154,7 +85,6 @@ class _Table:
         self._filled: list[int | None] = []
         self._held: list[object] = []
         self._output, self.output = program.output, np.zeros((0, 0), np.float32)
-        self._waits = _waits(self.rows, self.storage.slots)
         self._grain = np.array([row.grain for row in self.rows])
         self._most = np.array([row.most for row in self.rows])
         self._threads = threads
@@ -232,17 +162,13 @@ class _Table:
         self.array[self._waits, AWAITED] = np.add.reduceat(units, starts)
 
 
-def _waits(rows: list[Row], slots: dict[str, int]) -> NDArray[np.bool_]:
+def _waits(rows: list[Row]) -> NDArray[np.bool_]:
     """Which rows must be done before the next may begin: only those that a later one depends on."""
-
-    def places(buffers: tuple[Buffer, ...]) -> set[int]:
-        return {slots[buffer.name] for buffer in buffers}
-
     waits = np.zeros(len(rows), np.bool_)
-    read: set[int] = set()
-    written: set[int] = set()
+    read: set[Buffer] = set()
+    written: set[Buffer] = set()
     for i, row in enumerate(rows):
-        reads, writes = places(row.reads), places(row.writes)
+        reads, writes = set(row.reads), set(row.writes)
         if (reads | writes) & written or writes & read:
             waits[i - 1] = True
             read, written = set(), set()

@@ -1,0 +1,108 @@
+"""Memory for the buffers of a program: those that are never needed at the same time stand in the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinylm.lowering import Row
+from tinylm.program import Buffer
+
+ALIGNMENT = 64
+"""Bytes: a vector register of the widest kind then never straddles two cache lines."""
+
+GUARD = 64
+"""float32 that stay free around a buffer. Where one ends closer to the next than a vector loop reaches ahead,
+LLVM's check for overlaps chooses the scalar loop, which rounds otherwise: bits would hang on addresses."""
+
+NOTHING: NDArray[np.float32] = np.zeros(0, np.float32)
+
+Facts = dict[str, int]
+
+
+def aligned(size: int) -> NDArray[np.float32]:
+    """Room for `size` float32, zero, at a multiple of ALIGNMENT."""
+    room = np.zeros(size + ALIGNMENT // 4, np.float32)
+    skip = -room.ctypes.data % ALIGNMENT // 4
+    return room[skip : skip + size]
+
+
+def groups_of(waits: NDArray[np.bool_]) -> list[int]:
+    """For each row the number of its group: rows that run side by side, without a wait between them."""
+    return [0, *np.cumsum(waits)[:-1].tolist()]
+
+
+class Storage:
+    """One stretch of memory for the buffers of some rows, each in its place from its first group to its last.
+
+    Where a buffer stands adds no wait to those that follow from what rows read and write: in a group nothing takes
+    the place of another.
+    """
+
+    def __init__(self, rows: Sequence[Row], waits: NDArray[np.bool_], output: Buffer) -> None:
+        first: dict[Buffer, int] = {}
+        last: dict[Buffer, int] = {}
+        groups = groups_of(waits)
+        for row, group in zip(rows, groups, strict=True):
+            for buffer in (*row.reads, *row.writes):
+                first.setdefault(buffer, group)
+                last[buffer] = group
+        last[output] = groups[-1]
+        self.lives = {buffer: (first[buffer], last[buffer]) for buffer in first if buffer.width}
+        self._kinds = {buffer.rows for buffer in self.lives}
+        self._room: Facts = {}
+        self._begin: dict[str, int] = {}
+        self._array = NOTHING
+
+    def reserve(self, facts: Facts) -> bool:
+        """Make every place large enough; True if any has moved."""
+        if all(facts[kind] <= self._room.get(kind, -1) for kind in self._kinds):
+            return False
+        room = {kind: max(facts[kind], self._room.get(kind, 0)) for kind in self._kinds}
+        self.drop()  # the old memory goes before the new comes
+        begin, size = self._lay_out(room)
+        self._array = aligned(size)
+        self._begin, self._room = begin, room
+        return True
+
+    def _lay_out(self, room: Facts) -> tuple[dict[str, int], int]:
+        """Where each buffer begins, and how many float32 all take: the largest first, each as low as it can be."""
+        unit = ALIGNMENT // 4
+        sizes = {buffer: -(-room[buffer.rows] * buffer.width // unit) * unit + GUARD for buffer in self.lives}
+        taken: list[list[tuple[int, int]]] = [
+            [] for _ in range(max(last for _, last in self.lives.values()) + 1)
+        ]
+        begin, end = {}, GUARD
+        for buffer in sorted(sizes, key=lambda one: -sizes[one]):
+            first, last = self.lives[buffer]
+            place = GUARD
+            for there, until in sorted({one for group in taken[first : last + 1] for one in group}):
+                if there - place >= sizes[buffer]:
+                    break
+                place = max(place, until)
+            begin[buffer.name] = place
+            stretch = place, place + sizes[buffer]
+            end = max(end, stretch[1])
+            for group in taken[first : last + 1]:
+                group.append(stretch)
+        return begin, end
+
+    def drop(self) -> None:
+        """Give the memory back; the next `reserve` moves every buffer."""
+        self._room, self._begin, self._array = {}, {}, NOTHING
+
+    def address(self, buffer: Buffer) -> int:
+        """Where a buffer begins."""
+        return self._array.ctypes.data + 4 * self._begin[buffer.name]
+
+    def view(self, buffer: Buffer, rows: int) -> NDArray[np.float32]:
+        """The first rows of a buffer, (rows, width)."""
+        begin = self._begin[buffer.name]
+        return self._array[begin : begin + rows * buffer.width].reshape(rows, buffer.width)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._array.nbytes

@@ -203,10 +203,10 @@ def _score(packed, queries, record, head_dim, rows, scores):
     whole, tail = columns // GROUP, columns % GROUP // COLUMNS
     stride, block_bytes, scale_bytes = 4 * packed_width(head_dim), ROWS * columns, 2 * ROWS * groups
     size = packed_columns(head_dim)
+    begins = size + 4 * groups
     query = 0
     while query < queries:
         x = packed + stride * query
-        factors, begins = x + size, x + size + 4 * groups
         tokens = _tile_for(queries - query)
         for row in range(0, rows, ROWS * BLOCKS):
             keys = record + row // ROWS * block_bytes
@@ -214,13 +214,13 @@ def _score(packed, queries, record, head_dim, rows, scores):
             out = scores + 4 * (BLOCK * query + row)
             if tokens == TOKENS[0]:
                 _score_many(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
-                            factors, stride, begins, stride, out, 4 * BLOCK)  # fmt: skip
+                            size, begins, out, 4 * BLOCK)  # fmt: skip
             elif tokens == TOKENS[1]:
                 _score_some(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
-                            factors, stride, begins, stride, out, 4 * BLOCK)  # fmt: skip
+                            size, begins, out, 4 * BLOCK)  # fmt: skip
             else:
                 _score_one(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
-                           factors, stride, begins, stride, out, 4 * BLOCK)  # fmt: skip
+                           size, begins, out, 4 * BLOCK)  # fmt: skip
         query += tokens
 
 

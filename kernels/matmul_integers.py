@@ -3,7 +3,10 @@
 Both sides are rounded in groups of 64 columns, after each whole group was rotated (`hadamard`). Weights: in blocks of
 16 rows and 64 bytes (`tile_integers`), (N / 16, K / 4, 16, 4) for 8 bits, (N / 16, K / 8, 16, 4) for 4; one scale
 (bfloat16) for each row and group, (N / 16, G, 16). Activations: int8, one scale for each token and group. One unit of
-work is one row of the weights; shares begin at multiples of ROWS.
+work is one row of the weights; shares begin at multiples of BLOCK_ROWS.
+
+With many tokens, two blocks of rows at a time meet all of them: these weights then come from the first cache, and of
+the tokens, which come from the second, little is read for each product.
 """
 
 from __future__ import annotations
@@ -26,12 +29,15 @@ MINUS_OFFSET = np.int32(-DOT.offset)
 NAN_BITS = 0x7FC0
 """NaN as a bfloat16."""
 
-MANY_TOKENS = {16: 12, 8: 4, 4: 6}[DOT.lanes]
-"""As many as this CPU's registers hold the sums of, beside what they meet. Every tile takes one block of rows at a
-time: the memory follows one stream."""
+MANY = {16: (6, 2), 8: (4, 1), 4: (6, 1)}[DOT.lanes]
+"""Tokens and blocks of rows of the largest tile: as many as this CPU's registers hold the sums of, beside what they
+meet. Two blocks meet each activation twice."""
 
-MANY_TOKENS_OF_4_BITS = min(MANY_TOKENS, 4) if DOT.lanes == 4 else MANY_TOKENS
+MANY_OF_4_BITS = (min(MANY[0], 4), 1) if DOT.lanes == 4 else MANY
 """Each register of 4 bits becomes two to be met: with 6 tokens an M1 would keep half of the sums on its stack."""
+
+MANY_FROM = 2 * MANY[0]
+"""Tokens from which on the largest tile is taken, the last of which may have some of the one before again."""
 
 
 def steps_of(K: int, bits: int = 8) -> int:
@@ -185,10 +191,11 @@ def pack(x, packed, begin, end):
 
 def make_product(bits: int) -> Function:
     """The kernel that multiplies with weights of so many bits."""
-    most = MANY_TOKENS if bits == 8 else MANY_TOKENS_OF_4_BITS
+    most, many_blocks = MANY if bits == 8 else MANY_OF_4_BITS
     one, two = make_tile(1, 1, bits), make_tile(2, 1, bits)
-    four, eight = make_tile(min(4, most), 1, bits), make_tile(min(8, most), 1, bits)
-    many = make_tile(most, 1, bits)
+    few = 8 if DOT.lanes == 16 else most
+    four, several = make_tile(min(4, most), 1, bits), make_tile(few, 1, bits)
+    many = make_tile(most, many_blocks, bits)
 
     @njit
     def product(packed, weights, scales, K, out, begin, end):
@@ -201,47 +208,48 @@ def make_product(bits: int) -> Function:
         in_block = COLUMNS * 8 // bits
         tail = -(-(K - GROUP * whole) // in_block)
         block_bytes, scale_bytes = ROWS * COLUMNS * -(-K // in_block), 2 * ROWS * groups
-        stride = 4 * packed.shape[1]
-        edge = float32_2d_at(scratch(4 * most * ROWS), most, ROWS)
-        token = 0
-        while token < T:
-            tokens = 1
-            if T - token >= most:
-                tokens = most
-            elif T - token >= 8:
-                tokens = 8
-            elif T - token >= 4:
-                tokens = 4
-            elif T - token >= 2:
-                tokens = 2
-            x = packed.ctypes.data + stride * token
-            x_scale, x_begin = x + columns, x + columns + 4 * groups
-            for n in range(begin, end, ROWS):
-                rows = min(ROWS, N - n)
+        stride, begins = 4 * packed.shape[1], columns + 4 * groups
+        width = ROWS * (many_blocks if T >= MANY_FROM else 1)
+        edge = scratch(4 * MANY_FROM * width)
+        for n in range(begin, end, width):
+            rows, token = min(width, end - n), 0
+            left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
+            while token < T:
+                tokens = 1
+                if T >= MANY_FROM:
+                    tokens = most
+                    token = min(token, T - most)  # the last tile takes some tokens again
+                elif T - token >= few:
+                    tokens = few
+                elif T - token >= 4:
+                    tokens = 4
+                elif T - token >= 2:
+                    tokens = 2
+                x = packed.ctypes.data + stride * token
                 target, target_stride = out.ctypes.data + 4 * (N * token + n), 4 * N
-                if rows < ROWS:
-                    target, target_stride = edge.ctypes.data, 4 * ROWS
-                left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
-                if tokens == most:
-                    many(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                         x_begin, stride, target, target_stride)  # fmt: skip
-                elif tokens == 8:
-                    eight(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                          x_begin, stride, target, target_stride)  # fmt: skip
+                if rows < width:
+                    target, target_stride = edge, 4 * width
+                if T >= MANY_FROM:
+                    many(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
+                         target, target_stride)  # fmt: skip
+                elif tokens == few:
+                    several(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
+                            target, target_stride)  # fmt: skip
                 elif tokens == 4:
-                    four(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                         x_begin, stride, target, target_stride)  # fmt: skip
+                    four(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
+                         target, target_stride)  # fmt: skip
                 elif tokens == 2:
-                    two(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                        x_begin, stride, target, target_stride)  # fmt: skip
+                    two(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
+                        target, target_stride)  # fmt: skip
                 else:
-                    one(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, x_scale, stride,
-                        x_begin, stride, target, target_stride)  # fmt: skip
-                if rows < ROWS:
+                    one(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
+                        target, target_stride)  # fmt: skip
+                if rows < width:
+                    results = float32_2d_at(edge, tokens, width)
                     for t in range(tokens):
                         for row in range(rows):
-                            out[token + t, n + row] = edge[t, row]
-            token += tokens
+                            out[token + t, n + row] = results[t, row]
+                token += tokens
 
     return product
 

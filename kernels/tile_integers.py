@@ -15,7 +15,7 @@ from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import intrinsic, types
 from tinylm.kernels.simd import FLOAT, INT16, INT32, INT64, pointer
-from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
+from tinylm.kernels.vectors import at, load, loop, multiply_add, opaque, spread
 
 LEVELS = (-127, -98, -77, -60, -46, -33, -21, -10, 0, 11, 23, 35, 48, 63, 82, 107)
 """What 4 bits stand for, times the scale of their group: the 16 numbers of which the nearest is nearest on average.
@@ -55,7 +55,8 @@ class Products:
         self.tokens, self.blocks = shape
         self.bits, self.positive = bits, positive
         self.fours = 8 // bits  # of columns, in a block
-        self.weights, self.block_stride, self.x, self.token_stride, self.out, self.out_stride = places
+        self.weights, self.block_stride, x, token_stride, self.out, self.out_stride = places
+        self.x = [opaque(builder, at(builder, x, (token_stride, t))) for t in range(self.tokens)]
         self.floats, self.shorts = ir.VectorType(FLOAT, DOT.lanes), ir.VectorType(INT16, DOT.lanes)
         self.registers = [(b, part) for b in range(self.blocks) for part in range(PARTS)]
         self.keys = [(t, register) for register in self.registers for t in range(self.tokens)]
@@ -90,7 +91,7 @@ class Products:
         for i in range(self.fours):
             met = {register: self.four_columns(number, i, *register) for register in self.registers}
             for t in range(self.tokens):
-                address = at(builder, self.x, (INT64(COLUMNS * self.fours), number), (self.token_stride, t))
+                address = at(builder, self.x[t], (INT64(COLUMNS * self.fours), number))
                 address = builder.add(address, INT64(COLUMNS * i))
                 four = DOT.activations(builder, load(builder, address, INT32))
                 for register, weights in met.items():
@@ -132,14 +133,13 @@ class _Tile(Products):
     ) -> None:
         super().__init__(builder, shape, [*arguments[:4], *arguments[-2:]], bits)
         self.steps = GROUP // COLUMNS // self.fours
-        (self.scales, self.scale_stride, self.x_scale, self.x_scale_stride, self.x_begin, self.x_begin_stride) = (
-            arguments[4:-2])  # fmt: skip
+        self.scales, self.scale_stride, self.x_scale, self.x_begin = arguments[4:-2]
 
     def first_sums(self, group: ir.Value) -> dict[Any, ir.Value]:
         """What the int32 sums of a group begin with: zero, or what pays for the offset of the weights."""
         sums = self.zeros()
         for t in range(self.tokens) if DOT.offset else ():
-            address = at(self.builder, self.x_begin, (INT64(4), group), (self.x_begin_stride, t))
+            address = at(self.builder, self.x[t], (INT64(4), group), (1, self.x_begin))
             begin = spread(self.builder, load(self.builder, address, INT32, 4), DOT.integers)
             for register in self.registers:
                 sums[(t, register), 0] = begin
@@ -158,12 +158,8 @@ class _Tile(Products):
                 builder.shl(builder.zext(bits, DOT.integers), self.constant(16)), self.floats
             )
             for t in range(self.tokens):
-                factor = load(
-                    self.builder,
-                    at(self.builder, self.x_scale, (INT64(4), group), (self.x_scale_stride, t)),
-                    FLOAT,
-                    4,
-                )
+                address = at(builder, self.x[t], (INT64(4), group), (1, self.x_scale))
+                factor = load(builder, address, FLOAT, 4)
                 factor = builder.fmul(scale, spread(self.builder, factor, self.floats))
                 key = t, (b, part)
                 new[key] = multiply_add(builder, self.total(key, sums), factor, results[key])
@@ -223,22 +219,21 @@ class _Tile(Products):
 def make_tile(tokens: int, blocks: int, bits: int) -> Any:
     """The tile of a shape, as an intrinsic of int64: addresses, and strides in bytes.
 
-    Whole groups, and blocks of the last one that is not; the weights and the stride of their blocks; the activations
-    and their stride by token; the scales of the weights (bfloat16) and the stride of their blocks; the scales of
-    the activations and their stride by token; what the sums of each group begin with (int32) and its stride by
-    token; where the result goes and its stride by token.
+    Whole groups, and blocks of the last one that is not; the weights and the stride of their blocks; the packed tokens
+    and their stride; the scales of the weights (bfloat16) and the stride of their blocks; where in a token its
+    scales stand, and where what the sums of each group begin with (int32); where the result goes and its stride by
+    token.
     """
 
     @intrinsic
     def tile(
         typingctx: Any, groups: Any, tail: Any, weights: Any, block_stride: Any, x: Any, token_stride: Any,
-        scales: Any, scale_stride: Any, x_scale: Any, x_scale_stride: Any, x_begin: Any, x_begin_stride: Any,
-        out: Any, out_stride: Any,
+        scales: Any, scale_stride: Any, x_scale: Any, x_begin: Any, out: Any, out_stride: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             _Tile(builder, (tokens, blocks), bits, arguments[2:]).emit(*arguments[:2])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 14), generate
+        return types.void(*[types.int64] * 12), generate
 
     return tile

@@ -12,7 +12,7 @@ from tinylm.kernels.dot import DOT
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.matmul_integers import (
     BLOCK_ROWS,
-    MANY_TOKENS,
+    MANY_FROM,
     blocks_of,
     groups_of,
     pack,
@@ -270,7 +270,7 @@ class Case:
         return numbers[:, :K] * np.repeat(scales.astype(np.float64), GROUP, axis=1)[:, :K]
 
 
-TOKENS = sorted({1, 2, 3, 4, 5, 7, 8, 11, MANY_TOKENS, MANY_TOKENS + 5, 31, 75})
+TOKENS = sorted({1, 2, 3, 4, 5, 7, 8, 11, MANY_FROM, MANY_FROM + 5, 31, 75})
 
 
 @both_formats

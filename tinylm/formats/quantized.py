@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tinylm.kernels.dot import COLUMNS, ROWS
 from tinylm.kernels.jit import Operation
 from tinylm.kernels.matmul_integers import (
+    BLOCK_ROWS,
     blocks_of,
     groups_of,
     pack_int8_operation,
@@ -52,7 +53,7 @@ class QuantizedMatrix:
 
     pack = pack_int8_operation
     pack_single = True
-    grain = ROWS
+    grain = BLOCK_ROWS
 
     def __init__(self, numbers: NDArray[Any], scales: NDArray[np.uint16], shape: tuple[int, int]) -> None:
         assert (numbers.shape, scales.shape) == self.stored_shapes(shape)

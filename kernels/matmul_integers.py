@@ -189,52 +189,49 @@ def pack(x, packed, begin, end):
         pack_token(x.ctypes.data + 4 * x.shape[1] * token, x.shape[1], target)
 
 
-def make_product(bits: int) -> Function:
-    """The kernel that multiplies with weights of so many bits."""
-    most, many_blocks = MANY if bits == 8 else MANY_OF_4_BITS
-    one, two = make_tile(1, 1, bits), make_tile(2, 1, bits)
-    few = 8 if DOT.lanes == 16 else most
-    four, several = make_tile(min(4, most), 1, bits), make_tile(few, 1, bits)
-    many = make_tile(most, many_blocks, bits)
+@njit
+def _copy(source, width, target):
+    """The first columns of rows of `width` float32, at an address, to target (tokens, columns)."""
+    results = float32_2d_at(source, target.shape[0], width)
+    for t in range(target.shape[0]):
+        for row in range(target.shape[1]):
+            target[t, row] = results[t, row]
+
+
+def _make_few(bits: int) -> Function:
+    """The product of few tokens: all rows meet those of a tile, then of the next."""
+    several = 8 if DOT.lanes == 16 else MANY[0] if bits == 8 else MANY_OF_4_BITS[0]
+    one, two, four = make_tile(1, 1, bits), make_tile(2, 1, bits), make_tile(min(4, several), 1, bits)
+    many = make_tile(several, 1, bits)
 
     @njit
-    def product(packed, weights, scales, K, out, begin, end):
-        """Rows `begin` to `end` of the weights times packed tokens (T, packed_width) into out (T, N).
-
-        weights and scales: the addresses of the arrays of `quantize_reference`.
-        """
-        T, N = out.shape
+    def few(packed, weights, scales, K, out, begin, end):
+        """As `product`."""
+        N = out.shape[1]
         columns, groups, whole = packed_columns(K), -(-K // GROUP), K // GROUP
         in_block = COLUMNS * 8 // bits
         tail = -(-(K - GROUP * whole) // in_block)
         block_bytes, scale_bytes = ROWS * COLUMNS * -(-K // in_block), 2 * ROWS * groups
         stride, begins = 4 * packed.shape[1], columns + 4 * groups
-        width = ROWS * (many_blocks if T >= MANY_FROM else 1)
-        edge = scratch(4 * MANY_FROM * width)
-        for n in range(begin, end, width):
-            rows, token = min(width, end - n), 0
-            left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
-            while token < T:
-                tokens = 1
-                if T >= MANY_FROM:
-                    tokens = most
-                    token = min(token, T - most)  # the last tile takes some tokens again
-                elif T - token >= few:
-                    tokens = few
-                elif T - token >= 4:
-                    tokens = 4
-                elif T - token >= 2:
-                    tokens = 2
-                x = packed.ctypes.data + stride * token
+        edge, token, T = scratch(4 * several * ROWS), 0, len(out)
+        while token < T:
+            tokens = 1
+            if T - token >= several:
+                tokens = several
+            elif T - token >= 4:
+                tokens = 4
+            elif T - token >= 2:
+                tokens = 2
+            x = packed.ctypes.data + stride * token
+            for n in range(begin, end, ROWS):
+                rows = min(ROWS, end - n)
                 target, target_stride = out.ctypes.data + 4 * (N * token + n), 4 * N
-                if rows < width:
-                    target, target_stride = edge, 4 * width
-                if T >= MANY_FROM:
+                if rows < ROWS:
+                    target, target_stride = edge, 4 * ROWS
+                left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
+                if tokens == several:
                     many(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
                          target, target_stride)  # fmt: skip
-                elif tokens == few:
-                    several(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
-                            target, target_stride)  # fmt: skip
                 elif tokens == 4:
                     four(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
                          target, target_stride)  # fmt: skip
@@ -244,12 +241,60 @@ def make_product(bits: int) -> Function:
                 else:
                     one(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
                         target, target_stride)  # fmt: skip
+                if rows < ROWS:
+                    _copy(edge, ROWS, out[token : token + tokens, n : n + rows])
+            token += tokens
+
+    return few
+
+
+def _make_many(bits: int) -> Function:
+    """The product of many tokens: each tile's blocks of rows stay in the first cache until all have met them."""
+    most, blocks = MANY if bits == 8 else MANY_OF_4_BITS
+    width = ROWS * blocks
+    tile = make_tile(most, blocks, bits)
+
+    @njit
+    def many(packed, weights, scales, K, out, begin, end):
+        """As `product`, of MANY_FROM tokens or more."""
+        N = out.shape[1]
+        columns, groups, whole = packed_columns(K), -(-K // GROUP), K // GROUP
+        in_block = COLUMNS * 8 // bits
+        tail = -(-(K - GROUP * whole) // in_block)
+        block_bytes, scale_bytes = ROWS * COLUMNS * -(-K // in_block), 2 * ROWS * groups
+        stride, begins = 4 * packed.shape[1], columns + 4 * groups
+        edge, T = scratch(4 * most * width), len(out)
+        for n in range(begin, end, width):
+            rows = min(width, end - n)
+            left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
+            for first in range(0, T, most):
+                token = min(first, T - most)  # the last tile takes some tokens again
+                x = packed.ctypes.data + stride * token
+                target, target_stride = out.ctypes.data + 4 * (N * token + n), 4 * N
                 if rows < width:
-                    results = float32_2d_at(edge, tokens, width)
-                    for t in range(tokens):
-                        for row in range(rows):
-                            out[token + t, n + row] = results[t, row]
-                token += tokens
+                    target, target_stride = edge, 4 * width
+                tile(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
+                     target, target_stride)  # fmt: skip
+                if rows < width:
+                    _copy(edge, width, out[token : token + most, n : n + rows])
+
+    return many
+
+
+def make_product(bits: int) -> Function:
+    """The kernel that multiplies with weights of so many bits."""
+    few, many = _make_few(bits), _make_many(bits)
+
+    @njit
+    def product(packed, weights, scales, K, out, begin, end):
+        """Rows `begin` to `end` of the weights times packed tokens (T, packed_width) into out (T, N).
+
+        weights and scales: the addresses of the arrays of `quantize_reference`.
+        """
+        if len(out) >= MANY_FROM:
+            many(packed, weights, scales, K, out, begin, end)
+        else:
+            few(packed, weights, scales, K, out, begin, end)
 
     return product
 

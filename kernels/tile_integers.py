@@ -56,7 +56,9 @@ class Products:
         self.bits, self.positive = bits, positive
         self.fours = 8 // bits  # of columns, in a block
         self.weights, self.block_stride, x, token_stride, self.out, self.out_stride = places
-        self.x = [opaque(builder, at(builder, x, (token_stride, t))) for t in range(self.tokens)]
+        self.x = [at(builder, x, (token_stride, t)) for t in range(self.tokens)]
+        if self.blocks > 1:  # few products are better off with LLVM's order of what they read
+            self.x = [opaque(builder, address) for address in self.x]
         self.floats, self.shorts = ir.VectorType(FLOAT, DOT.lanes), ir.VectorType(INT16, DOT.lanes)
         self.registers = [(b, part) for b in range(self.blocks) for part in range(PARTS)]
         self.keys = [(t, register) for register in self.registers for t in range(self.tokens)]

@@ -36,10 +36,12 @@ from tinylm.kernels.simd import (
     prefetch,
 )
 
-FUNCTION, UNITS, FIRST, CHUNK, AWAITED, AHEAD, AHEAD_STRIDE, AHEAD_BYTES, OPERANDS = range(9)
+FUNCTION, UNITS, FIRST, CHUNK, AWAITED, AHEAD, AHEAD_STRIDE, AHEAD_BYTES, NEEDED, REGIONS, OPERANDS = range(
+    11
+)
 """Places in a row of the table: address; units of work; units a chunk, for the first chunk of each thread and for
 those after; units to wait for after it; what to fetch while waiting, how far apart for each thread, how much of it;
-operands."""
+what the operations after it need at once, as an address and bytes for each of so many regions; operands."""
 
 CACHE_LINE = 64
 LINES_AT_A_TIME = 4
@@ -47,7 +49,7 @@ LINES_AT_A_TIME = 4
 
 def single(address: int, units: int, chunk: int, operands: list[int]) -> NDArray[np.int64]:
     """The table of one operation alone."""
-    return np.array([[address, units, chunk, chunk, units, 0, 0, 0, *operands]], np.int64)
+    return np.array([[address, units, chunk, chunk, units, 0, 0, 0, 0, 0, *operands]], np.int64)
 
 
 LINE = 16
@@ -102,6 +104,16 @@ def _wait(address, target, naps, sleep, microseconds, ahead, ahead_bytes, line):
 
 
 @njit
+def _fetch(regions, count):
+    """Ask for `count` regions, the address and bytes of each one after the other at an address."""
+    pairs = carray(memory(regions), (count, 2), np.int64)
+    for i in range(count):
+        address = pairs[i, 0]
+        for offset in range(0, pairs[i, 1], CACHE_LINE):
+            prefetch(address + offset)
+
+
+@njit
 def walk(here, generation, thread):
     """One thread's way through the table of the state at `here`, if `generation` is still the step that is open.
 
@@ -121,11 +133,14 @@ def walk(here, generation, thread):
             units, first, chunk = table[i, UNITS], table[i, FIRST], table[i, CHUNK]
             following = counters + 8 * LINE * i
             done = counters + 8 * (LINE * group + DONE)
-            completed = 0
+            completed, asked = 0, False
             while True:
                 number = atomic_add(following, 1)
                 begin, size = first * number, first
                 if number >= threads:
+                    if not asked:  # what is left is little: who is the first at its end goes on at once
+                        _fetch(table[i, NEEDED], table[i, REGIONS])
+                        asked = True
                     begin, size = first * threads + chunk * (number - threads), chunk
                 if begin >= units:
                     break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tinylm.formats.float32 import Float32Matrix
 from tinylm.formats.key_values import KV_DTYPES, KeyValueFormat, key_value_format
 from tinylm.formats.table import DTYPES, QUANTIZED
 from tinylm.kernels.rope import frequencies
-from tinylm.kernels.team import AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
+from tinylm.kernels.team import AWAITED, CHUNK, FUNCTION, NEEDED, OPERANDS, REGIONS, UNITS, Team
 from tinylm.lowering import Address, Lowering
 from tinylm.program import Buffer, Operation, Program
 from tinylm.reference import run_reference
@@ -287,6 +288,40 @@ def test_any_order_that_the_waits_allow_gives_the_same_bits(
     assert np.isfinite(expected).all()
     for order in range(5):
         np.testing.assert_array_equal(run_shuffled(program, sequences, order), expected)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_end_of_a_group_asks_for_what_the_next_begins_with(seed: int) -> None:
+    program = Maker(seed, FORMATS[seed % 4]).program()
+    table = executor_module._Table(program, True, 2, key_value_format("float32"))
+    vectors = {
+        vector.ctypes.data for operation in program.operations for vector in operation.vectors.values()
+    }
+    ends = np.flatnonzero(table._waits)
+    begins_with = table.rows[: ends[0] + 1]
+    asked = {vector.ctypes.data for row in begins_with for one in (row, *row.chain) for vector in one.vectors}
+    for end, last in pairwise(ends):
+        count = int(table.array[end, REGIONS])
+        place = ctypes.cast(int(table.array[end, NEEDED]), ctypes.POINTER(ctypes.c_int64))
+        regions = np.ctypeslib.as_array(place, (count, 2)).tolist()
+        rows = [table.array[i:].ctypes.data for i in range(end + 1, last + 1)]
+        for i, row in enumerate(table.rows[end + 1 : last + 1], end + 1):
+            rows += [int(table.array[i, OPERANDS]) + table.array[0].nbytes * k for k in range(len(row.chain))]
+        for row in rows:
+            assert any(
+                begin <= row and row + table.array[0].nbytes <= begin + size for begin, size in regions
+            )
+        asked |= {begin for begin, _ in regions}
+    assert vectors <= asked
+
+
+def test_matrices_that_are_not_waited_for_one_by_one_are_taken_in_halves() -> None:
+    program = Maker(0, "int8").program()
+    table = executor_module._Table(program, True, 2, key_value_format("float32"))
+    for row, first, waited in zip(table.rows, table._first, table._waits, strict=True):
+        if row.weights[1]:
+            whole = -(-row.units // row.grain)
+            assert first == row.grain * (max(1, int(0.4 * whole)) if waited else -(-whole // 2))
 
 
 @pytest.mark.parametrize("single", [True, False])

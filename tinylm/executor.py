@@ -7,6 +7,7 @@ before each step, if it changed.
 
 from __future__ import annotations
 
+import math
 import operator
 
 import numpy as np
@@ -23,7 +24,9 @@ from tinylm.kernels.team import (
     CHUNK,
     FIRST,
     FUNCTION,
+    NEEDED,
     OPERANDS,
+    REGIONS,
     UNITS,
     Team,
 )
@@ -90,16 +93,41 @@ class _Table:
         self._threads = threads
         self._pieces = threads * np.array([8 if row.weights[1] else 4 for row in self.rows])
         self._first = np.zeros(len(self.rows), np.int64)
+        self._regions = self._fetch_early(every)
         following = (0, 0, 0)
         for i, row in reversed([*enumerate(self.rows)]):
             self.array[i, [AHEAD, AHEAD_STRIDE, AHEAD_BYTES]] = following
             address, size = row.weights
             if size:
                 assert isinstance(row.units, int)
-                first = int(row.units * FIRST_SHARE / threads) // row.grain * row.grain
-                self._first[i] = max(first, row.grain)
+                # of matrices that are not waited for one by one, the last makes the threads end together
+                share = FIRST_SHARE if self._waits[i] else 1
+                blocks = row.units * share / (threads * row.grain)
+                self._first[i] = max(int(blocks) if self._waits[i] else math.ceil(blocks), 1) * row.grain
                 stride = int(self._first[i]) * (size // row.units)
                 following = (address, stride, min(stride, FETCHED))
+
+    def _fetch_early(self, every: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Have the end of each group ask for what the next begins with: its rows, those in chains, their vectors."""
+        regions: list[tuple[int, int]] = []
+        ends = np.flatnonzero(self._waits).tolist()
+        chained, counts = len(self.rows), []
+        for end, last in zip([-1, *ends], ends, strict=False):
+            group, begun = self.rows[end + 1 : last + 1], len(regions)
+            inner = sum(len(row.chain) for row in group)
+            regions += [
+                (every[first:].ctypes.data, every[0].nbytes * count)
+                for first, count in ((end + 1, len(group)), (chained, inner))
+                if count
+            ]
+            chained += inner
+            vectors = [vector for row in group for one in (row, *row.chain) for vector in one.vectors]
+            regions += [(vector.ctypes.data, vector.nbytes) for vector in vectors]
+            counts.append((end, begun, len(regions) - begun))
+        array = np.array(regions, np.int64)
+        for end, begun, count in counts[1:]:
+            self.array[end, [NEEDED, REGIONS]] = array[begun:].ctypes.data, count
+        return array
 
     def _put(self, row: int, place: int, operand: Operand) -> None:
         if isinstance(operand, Live):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinylm.formats import Matrix
 from tinylm.formats.key_values import KeyValueFormat
@@ -71,6 +72,8 @@ class Row:
     most: int = 1 << 30
     weights: tuple[int, int] = (0, 0)
     """Address and bytes of the weights that a step of one token reads, for who waits before it."""
+    vectors: tuple[NDArray[np.float32], ...] = ()
+    """What the kernel reads whole beside buffers and weights."""
     chain: tuple[Row, ...] = ()
     """The rows that this one stands for, which one thread does in turn."""
 
@@ -115,8 +118,9 @@ class Lowering:
         grain: int = 1,
         most: int = 1 << 30,
         weights: tuple[int, int] = (0, 0),
+        vectors: tuple[NDArray[np.float32], ...] = (),
     ) -> None:
-        self.rows.append(Row(kernel, units, operands, reads, writes, grain, most, weights))
+        self.rows.append(Row(kernel, units, operands, reads, writes, grain, most, weights, vectors))
 
     def _lower_embed(self, operation: Operation) -> None:
         assert operation.matrix is not None
@@ -139,18 +143,26 @@ class Lowering:
             *array_operands(weight),
             float_bits(operation.numbers["eps"]),
         ]
-        self._row(norm.rmsnorm_operation, units, [*operands, Address(out), *shape], operation.inputs, out)
+        operands += [Address(out), *shape]
+        self._row(norm.rmsnorm_operation, units, operands, operation.inputs, out, vectors=(weight,))
 
     def _lower_layernorm(self, operation: Operation) -> None:
-        vectors = [*array_operands(operation.vectors["weight"]), *array_operands(operation.vectors["bias"])]
+        weight, bias = operation.vectors["weight"], operation.vectors["bias"]
         operands: list[Operand] = [
             operation.inputs[0],
-            *vectors,
+            *array_operands(weight),
+            *array_operands(bias),
             float_bits(operation.numbers["eps"]),
             operation.output,
         ]
-        units = Live(operation.output.rows)
-        self._row(norm.layernorm_operation, units, operands, operation.inputs, operation.output)
+        self._row(
+            norm.layernorm_operation,
+            Live(operation.output.rows),
+            operands,
+            operation.inputs,
+            operation.output,
+            vectors=(weight, bias),
+        )
 
     def _lower_matmul(self, operation: Operation) -> None:
         matrix, x, out = operation.matrix, operation.inputs[0], operation.output
@@ -169,8 +181,9 @@ class Lowering:
             weights=(matrix.operands()[0], matrix.nbytes) if self.single else (0, 0),
         )
         if "bias" in operation.vectors:
-            operands: list[Operand] = [out, *array_operands(operation.vectors["bias"])]
-            self._row(rows.add_bias_operation, Live(out.rows), operands, (out,), out)
+            bias = operation.vectors["bias"]
+            operands: list[Operand] = [out, *array_operands(bias)]
+            self._row(rows.add_bias_operation, Live(out.rows), operands, (out,), out, vectors=(bias,))
 
     def _pack(self, matrix: Matrix, x: Buffer) -> Buffer:
         """The packed form of a buffer, made once for all the matrices that it meets."""

@@ -17,7 +17,19 @@ import pytest
 from tinylm.kernels.cores import default_threads
 from tinylm.kernels.jit import operation
 from tinylm.kernels.operands import int64_1d
-from tinylm.kernels.team import ACTIVE, AWAITED, FIRST, GENERATION, LATEST, LINGER, OPERANDS, Team, walk
+from tinylm.kernels.team import (
+    ACTIVE,
+    AWAITED,
+    FIRST,
+    GENERATION,
+    LATEST,
+    LINGER,
+    NEEDED,
+    OPERANDS,
+    REGIONS,
+    Team,
+    walk,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CELLS = 200
@@ -49,6 +61,8 @@ def row(kernel: Any, chunk: int, awaited: int, *arrays: np.ndarray, units: int |
         chunk,
         chunk,
         awaited,
+        0,
+        0,
         0,
         0,
         0,
@@ -111,6 +125,15 @@ def test_operations_that_do_not_wait_for_each_other(threads: int) -> None:
         team.run(np.array(rows, np.int64))
         for array in arrays:
             np.testing.assert_array_equal(array, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_what_is_asked_for_early_changes_nothing(threads: int) -> None:
+    regions = np.array([[0, 4096], [8, 1], [-64, 200], [np.zeros(64).ctypes.data, 512]], np.int64)
+    chain = Mirrors(20, 7)
+    chain.table[::2, [NEEDED, REGIONS]] = regions.ctypes.data, len(regions)
+    Team(threads).run(chain.table)
+    chain.check(1)
 
 
 def test_tables_of_different_length_take_turns() -> None:

@@ -86,9 +86,11 @@ def take_turns(
     same = np.random.default_rng(0)
     written = same.integers(3, vocabulary, max(case.prompt for case in cases)).tolist()
     for round_number in range(repeats + 1):
-        # a prompt is new each time, for there are peers that remember
-        fresh = np.random.default_rng(round_number + 1).integers(3, vocabulary, len(written)).tolist()
-        for case in cases:
+        for number, case in enumerate(cases):
+            # a prompt is new each time, from its first token on, for there are peers that remember how one began
+            fresh = (
+                np.random.default_rng((round_number, number)).integers(3, vocabulary, case.prompt).tolist()
+            )
             # in the other direction each time, so that nobody always follows the same
             for runner in runners if round_number % 2 else reversed(runners):
                 if case.kind == "together" and not can_together(runner):
@@ -99,9 +101,8 @@ def take_turns(
                     file=sys.stderr,
                 )
                 time.sleep(PAUSE)
-                sample = one_sample(
-                    runner, case, (fresh if case.kind == "prefill" else written)[: case.prompt], limits
-                )
+                ids = fresh if case.kind == "prefill" else written[: case.prompt]
+                sample = one_sample(runner, case, ids, limits)
                 if round_number:
                     samples.setdefault((case.name, runner.name), []).append(sample)
                 elif case.kind == "decode":

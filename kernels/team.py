@@ -240,6 +240,21 @@ def chain_operation(operands, begin, end):
         call_operation(row[FUNCTION], address + 8 * OPERANDS, 0, row[UNITS])
 
 
+@operation
+def by_tokens_operation(operands, begin, end):
+    """Address of rows of a table, their number and places (1 each): one after the other, for tokens `begin` to `end`.
+
+    In a row's places of chunks stand how many units so many tokens are.
+    """
+    places = operands[2]
+    for i in range(operands[1]):
+        address = operands[0] + 8 * places * i
+        row = carray(memory(address), (places,), np.int64)
+        units, tokens = row[FIRST], row[CHUNK]
+        last = min(-(-end * units // tokens), row[UNITS])
+        call_operation(row[FUNCTION], address + 8 * OPERANDS, begin * units // tokens, last)
+
+
 def _system_sleep() -> tuple[int, int]:
     """The address of a C function that gives the core away for a moment, and its argument."""
     if sys.platform == "win32":

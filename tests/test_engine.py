@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tinylm.checkpoint import Checkpoint
-from tinylm.engine import CHUNK, LOGIT_ROWS, Engine, Sequence
+from tinylm.engine import CHUNK, LOGIT_ROWS, LONG_CHUNK, Engine, Sequence
 from tinylm.errors import CheckpointError, ContextError, ParameterError
 from tinylm.kernels.attention import BLOCK, SPLIT
 from tinylm.sources.catalog import BUNDLED
@@ -78,6 +78,25 @@ def test_step_by_step_equals_whole_prompt(engine: Engine, text: list[int], expec
     sequence = engine.new_sequence()
     found = [engine.decode([sequence], [token])[0] for token in text]
     assert_close(np.array(found), expected)
+
+
+@pytest.fixture(autouse=True)
+def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinylm.engine.WORKING_BYTES", 0)
+
+
+def test_chunks_are_long_where_their_memory_is_small(
+    text: list[int], expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = Engine.load(STORIES, threads=1).executor.bytes_of(LONG_CHUNK)
+    for bytes_, steps in ((needed - 1, [CHUNK, 400]), (needed, [400])):
+        monkeypatch.setattr("tinylm.engine.WORKING_BYTES", bytes_)
+        long = Engine.load(STORIES, threads=1)
+        told: list[int] = []
+        found = long.prefill(long.new_sequence(), text[:400], lambda done, _, told=told: told.append(done))
+        assert told == steps
+        assert_close(found, expected[399])
+    assert long.executor.nbytes >= long.executor.bytes_of(400)
 
 
 @pytest.mark.parametrize(

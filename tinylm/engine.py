@@ -25,8 +25,11 @@ from tinylm.reference import Hook, Values, run_reference
 from tinylm.step import Step, make_step
 from tinylm.tensor_names import TensorNames
 
-CHUNK = 256
-"""Tokens of a prompt a step: enough that weights are read rarely, few enough that Ctrl-C is heard soon."""
+CHUNK, LONG_CHUNK = 256, 512
+"""Tokens of a prompt a step: enough that weights are read rarely, few enough that Ctrl-C is heard soon. The second
+where such a step's working memory is no more than WORKING_BYTES."""
+
+WORKING_BYTES = 12 * 2**20
 
 LOGIT_ROWS = 32
 """Rows of logits that are held at a time when all of a text are asked for."""
@@ -81,6 +84,7 @@ class Engine:
         self.kv_dtype = automatic(matrices) if kv_dtype == "auto" else kv_dtype
         self.executor = Executor(program, _team(threads), key_value_format(self.kv_dtype))
         self._group = program.heads // program.key_value_heads
+        self._chunk = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -110,6 +114,14 @@ class Engine:
         """Threads that compute, the caller included."""
         return self.executor.team.threads
 
+    @property
+    def chunk(self) -> int:
+        """Tokens of a prompt a step."""
+        if not self._chunk:
+            fits = self.executor.bytes_of(LONG_CHUNK) <= WORKING_BYTES
+            self._chunk = LONG_CHUNK if fits else CHUNK
+        return self._chunk
+
     def compile(self) -> None:
         """Compile, or load from the cache, every kernel this model needs."""
         with self._lock:
@@ -137,7 +149,7 @@ class Engine:
     ) -> NDArray[np.float32]:
         """Append ids (at least one); returns the logits (V,) after the last.
 
-        Runs in chunks of CHUNK tokens and calls `progress(done, total)` after each. Raises ParameterError
+        Runs in chunks of `chunk` tokens and calls `progress(done, total)` after each. Raises ParameterError
         for ids that the vocabulary does not have, ContextError for more positions than the model has.
         """
         new = self._check(ids)
@@ -145,12 +157,12 @@ class Engine:
             raise ParameterError("there are no ids to begin with")
         self._make_room(sequence, len(new))
         logits: NDArray[np.float32] = np.zeros((1, 0), np.float32)
-        for begin in range(0, len(new), CHUNK):
-            chunk = new[begin : begin + CHUNK]
-            last = begin + CHUNK >= len(new)
-            logits = self._step([sequence], [chunk], "last" if last else "none")
+        step = CHUNK if len(new) <= CHUNK else self.chunk
+        for begin in range(0, len(new), step):
+            end = min(begin + step, len(new))
+            logits = self._step([sequence], [new[begin:end]], "last" if end == len(new) else "none")
             if progress is not None:
-                progress(min(begin + CHUNK, len(new)), len(new))
+                progress(end, len(new))
         last_row: NDArray[np.float32] = logits[0]
         return last_row
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.formats.key_values import KeyValueFormat, key_value_format
+from tinylm.kernels.attention import plan
 from tinylm.kernels.matmul import packed_length
 from tinylm.kernels.rope import rope_table
 from tinylm.kernels.team import (
@@ -30,7 +31,7 @@ from tinylm.kernels.team import (
     UNITS,
     Team,
 )
-from tinylm.lowering import Address, Live, Lowering, Operand, Row, chained
+from tinylm.lowering import Address, Live, Lowering, Operand, Row, chained, chained_by_tokens
 from tinylm.program import Buffer, Program
 from tinylm.step import Step
 from tinylm.storage import Facts, Storage
@@ -55,7 +56,7 @@ class _Table:
 
     def __init__(self, program: Program, single: bool, threads: int, kv_format: KeyValueFormat) -> None:
         rows = Lowering(program, single, kv_format).rows
-        self.rows = chained(rows) if single else rows
+        self.rows = chained(rows) if single else chained_by_tokens(rows)
         self._waits = _waits(self.rows)
         self.storage = Storage(self.rows, self._waits, program.output)
         # the rows that the team walks, then those that stand in chains
@@ -71,6 +72,8 @@ class _Table:
         first = len(self.rows)
         for i, row in enumerate(self._every):
             self._put(i, UNITS, row.units)
+            if i >= len(self.rows) and isinstance(row.units, Live):
+                every[i, [FIRST, CHUNK]] = row.units.factor, row.units.divisor
             place = OPERANDS
             if row.chain:
                 every[i, place : place + 3] = every[first:].ctypes.data, len(row.chain), PLACES
@@ -233,6 +236,13 @@ class Executor:
             table.fill(self._facts(step), objects)
         self.team.run(table.array, sparing=single)
         return table.output
+
+    def bytes_of(self, tokens: int) -> int:
+        """Bytes of working memory of a step of so many tokens of one sequence."""
+        heads = self.program.key_value_heads
+        tasks, _ = plan([0], [tokens], [tokens], self.program.heads // heads)
+        room = {"T": tokens, "packed T": packed_length(tokens), "parts": len(tasks) * heads}
+        return self._tables[False].storage.bytes_of({**room, "L": 1, "packed L": packed_length(1)})
 
     def _facts(self, step: Step) -> Facts:
         """What is known of a step: how much of everything there is, and where it lies."""

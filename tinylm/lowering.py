@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,7 +15,7 @@ from tinylm.formats.key_values import KeyValueFormat
 from tinylm.kernels import activation, attention, norm, rope, rows
 from tinylm.kernels.jit import Operation as Kernel
 from tinylm.kernels.operands import array_operands
-from tinylm.kernels.team import chain_operation
+from tinylm.kernels.team import by_tokens_operation, chain_operation
 from tinylm.program import Buffer, Operation, Program
 
 CHUNK_BYTES = 192 * 1024
@@ -22,6 +23,10 @@ CHUNK_BYTES = 192 * 1024
 
 CHUNK_ROWS = 128
 """Rows that a thread takes at a time in a step of several tokens: they stay in its cache meanwhile."""
+
+
+CHAIN_TOKENS = 16
+"""Tokens that a thread takes at a time through a chain of rows: their numbers stay in its caches meanwhile."""
 
 
 LIGHT = 16_384
@@ -75,7 +80,8 @@ class Row:
     vectors: tuple[NDArray[np.float32], ...] = ()
     """What the kernel reads whole beside buffers and weights."""
     chain: tuple[Row, ...] = ()
-    """The rows that this one stands for, which one thread does in turn."""
+    """The rows that this one stands for, which one thread does in turn: all of a step of one token, or as far as
+    they are about the tokens that it has taken."""
 
 
 def _is_light(row: Row) -> bool:
@@ -95,6 +101,35 @@ def chained(rows: Sequence[Row]) -> list[Row]:
         reads = dict.fromkeys(buffer for row in run for buffer in row.reads)
         writes = dict.fromkeys(buffer for row in run for buffer in row.writes)
         result.append(Row(chain_operation, 1, [], tuple(reads), tuple(writes), chain=run))
+    return result
+
+
+def _is_by_tokens(row: Row) -> bool:
+    """Whether a row makes of each token what is its own."""
+    return isinstance(row.units, Live) and row.units.name == "T"
+
+
+def chained_by_tokens(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a step of several tokens, neighbours that make of each token its own put together in one.
+
+    A thread does all of them for a few tokens, which are in its caches meanwhile.
+    """
+    result: list[Row] = []
+    for by_tokens, group in groupby(rows, _is_by_tokens):
+        run = tuple(group)
+        if not by_tokens or len(run) == 1:
+            result += run
+            continue
+        whole = 1  # so many tokens are whole units of every row
+        for row in run:
+            assert isinstance(row.units, Live)
+            whole = math.lcm(whole, row.units.divisor // math.gcd(row.units.factor, row.units.divisor))
+        reads = dict.fromkeys(buffer for row in run for buffer in row.reads)
+        writes = dict.fromkeys(buffer for row in run for buffer in row.writes)
+        most = max(whole, CHAIN_TOKENS // whole * whole)
+        result.append(
+            Row(by_tokens_operation, Live("T"), [], tuple(reads), tuple(writes), whole, most, chain=run)
+        )
     return result
 
 

@@ -89,6 +89,10 @@ class Storage:
                 group.append(stretch)
         return begin, end
 
+    def bytes_of(self, room: Facts) -> int:
+        """Bytes that would be held."""
+        return 4 * self._lay_out(room)[1]
+
     def drop(self) -> None:
         """Give the memory back; the next `reserve` moves every buffer."""
         self._room, self._begin, self._array = {}, {}, NOTHING

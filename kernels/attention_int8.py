@@ -42,8 +42,12 @@ from tinylm.kernels.tile_attention import BLOCK
 from tinylm.kernels.tile_attention_int8 import BLOCKS, TOKENS, make_weigh
 from tinylm.kernels.tile_integers import make_tile
 
-_score_many, _score_some, _score_one = (make_tile(tokens, BLOCKS, 8) for tokens in TOKENS)
-_weigh_many, _weigh_some, _weigh_one = (make_weigh(tokens, BLOCKS) for tokens in TOKENS)
+_score_many, _score_some, _score_one = (make_tile(*shape, 8) for shape in zip(TOKENS, BLOCKS, strict=True))
+_weigh_many, _weigh_some, _weigh_one = (make_weigh(*shape) for shape in zip(TOKENS, BLOCKS, strict=True))
+
+MANY_BLOCKS = BLOCKS[0]
+"""Blocks of a tile of many queries. One of few takes a block after the other: it waits for memory, which follows
+one stream."""
 
 LN_2 = np.float32(1 / LOG2_E)
 
@@ -208,7 +212,8 @@ def _score(packed, queries, record, head_dim, rows, scores):
     while query < queries:
         x = packed + stride * query
         tokens = _tile_for(queries - query)
-        for row in range(0, rows, ROWS * BLOCKS):
+        blocks = MANY_BLOCKS if tokens == TOKENS[0] else 1
+        for row in range(0, rows, ROWS * blocks):
             keys = record + row // ROWS * block_bytes
             scales = record + key_scales_at(head_dim) + row // ROWS * scale_bytes
             out = scores + 4 * (BLOCK * query + row)
@@ -231,7 +236,8 @@ def _weigh(values, queries, numbers, shrink, scale, sums, width):
     while query < queries:
         tokens = _tile_for(queries - query)
         left, factors, scales = numbers + BLOCK * query, shrink + 4 * query, scale + 4 * query
-        for column in range(0, width, ROWS * BLOCKS):
+        blocks = MANY_BLOCKS if tokens == TOKENS[0] else 1
+        for column in range(0, width, ROWS * blocks):
             right, out = values + BLOCK * column, sums + 4 * (width * query + column)
             if tokens == TOKENS[0]:
                 _weigh_many(right, left, BLOCK, factors, scales, out, 4 * width)

@@ -1,4 +1,4 @@
-"""The register tile that weighs int8 values: bytes of a few queries times two blocks of 16 columns of a head.
+"""The register tile that weighs int8 values: bytes of a few queries times blocks of 16 columns of a head.
 
 Over all positions of a block in one sum of int32: weights have one scale for all of them, values none of their own.
 """
@@ -16,11 +16,11 @@ from tinylm.kernels.tile_attention import BLOCK
 from tinylm.kernels.tile_integers import Products
 from tinylm.kernels.vectors import at, load, multiply_add, spread
 
-BLOCKS = 2 if DOT.lanes == 16 else 1
-"""Blocks of 16 rows that a tile takes."""
-
 TOKENS = (8, 4, 1) if DOT.lanes == 16 else (4, 2, 1)
 """Queries that tiles take at a time."""
+
+BLOCKS = (2 if DOT.lanes == 16 else 1, 1, 1)
+"""Blocks of 16 rows that each of these tiles takes."""
 
 UNROLL = 4
 

@@ -21,7 +21,7 @@ from tinylm.formats.float32 import Float32Matrix
 from tinylm.formats.key_values import KV_DTYPES, KeyValueFormat, key_value_format
 from tinylm.formats.table import DTYPES, QUANTIZED
 from tinylm.kernels.rope import frequencies
-from tinylm.kernels.team import AWAITED, CHUNK, FUNCTION, NEEDED, OPERANDS, REGIONS, UNITS, Team
+from tinylm.kernels.team import AWAITED, CHUNK, FIRST, FUNCTION, NEEDED, OPERANDS, REGIONS, UNITS, Team
 from tinylm.lowering import Address, Lowering
 from tinylm.program import Buffer, Operation, Program
 from tinylm.reference import run_reference
@@ -322,6 +322,21 @@ def test_matrices_that_are_not_waited_for_one_by_one_are_taken_in_halves() -> No
         if row.weights[1]:
             whole = -(-row.units // row.grain)
             assert first == row.grain * (max(1, int(0.4 * whole)) if waited else -(-whole // 2))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_each_thread_first_takes_a_stretch_of_the_keys_and_values(threads: int) -> None:
+    program, kv_format = Maker(2).program(), key_value_format("int8")
+    executor = Executor(program, Team(threads), kv_format)
+    executor.run(step_of(program, [(1500, 1)], kv_format=kv_format))
+    table = executor._tables[True]
+    found = [
+        (row[UNITS], row[FIRST], row[CHUNK])
+        for row, kernel in zip(table.array, table.rows, strict=True)
+        if kernel.kernel is kv_format.attention
+    ]
+    units = 8 * program.key_value_heads
+    assert found == [(units, int(0.8 * units / threads), 1)] * program.layers
 
 
 @pytest.mark.parametrize("single", [True, False])

@@ -41,7 +41,8 @@ FETCHED = 512 * 1024
 """Bytes of the next weights that a thread asks for while it waits, at most."""
 
 FIRST_SHARE = 0.8
-"""How much of a weight matrix the threads take in one piece each: every piece begins at the memory's own pace."""
+"""How much of a weight matrix, or of the keys and values that a token attends to, the threads take in one piece each:
+every piece begins at the memory's own pace."""
 
 
 def _parts(operand: Operand) -> tuple[Operand, ...]:
@@ -94,6 +95,8 @@ class _Table:
         self._grain = np.array([row.grain for row in self.rows])
         self._most = np.array([row.most for row in self.rows])
         self._threads = threads
+        # what reads keys and values of one token: in a row, as weights
+        self._streams = np.array([single and any(b.rows == "parts" for b in row.writes) for row in self.rows])
         self._pieces = threads * np.array([8 if row.weights[1] else 4 for row in self.rows])
         self._first = np.zeros(len(self.rows), np.int64)
         self._regions = self._fetch_early(every)
@@ -188,7 +191,8 @@ class _Table:
             end = chunk * -(-units // (chunk * self._threads))
             self.array[:, CHUNK] = np.where(end < ends, chunk, self.array[:, CHUNK])
             ends = np.minimum(end, ends)
-        self.array[:, FIRST] = np.maximum(self.array[:, CHUNK], self._first)
+        first = np.where(self._streams, (units * FIRST_SHARE / self._threads).astype(np.int64), self._first)
+        self.array[:, FIRST] = np.maximum(self.array[:, CHUNK], first)
         starts = np.concatenate([[0], np.flatnonzero(self._waits) + 1])[:-1]
         self.array[self._waits, AWAITED] = np.add.reduceat(units, starts)
 

@@ -13,7 +13,7 @@ from tinylm.kernels.jit import njit, operation, plain
 from tinylm.kernels.narrow_floats import widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
 from tinylm.kernels.simd import prefetch, scratch, to_float32
-from tinylm.kernels.tile import LANES, ROWS, tile, turn
+from tinylm.kernels.tile import LANES, ROWS, lay_side_by_side, tile, turn
 from tinylm.kernels.tile_few import dots_4, dots_8
 
 BLOCK_ROWS = 12
@@ -86,8 +86,11 @@ def pack(x, packed, begin, end):
                 for k in range(K):
                     packed[first + token, k] = part[token, k]
             continue
-        tile = float32_2d_at(packed.ctypes.data + 4 * first * K, K, LANES)
-        for k in range(0, K, TRANSPOSED):  # a cache line of every token at a time
+        place = packed.ctypes.data + 4 * first * K
+        tile, done = float32_2d_at(place, K, LANES), 0
+        if tokens == LANES:
+            done = lay_side_by_side(part.ctypes.data, 4 * K, K, place)
+        for k in range(done, K, TRANSPOSED):  # a cache line of every token at a time
             for column in range(k, min(K, k + TRANSPOSED)):
                 for lane in range(tokens):
                     tile[column, lane] = part[lane, column]

@@ -13,9 +13,9 @@ from typing import Any
 from llvmlite import ir
 
 from tinylm.kernels.jit import intrinsic, types
-from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
+from tinylm.kernels.simd import FLOAT, INT64, pointer
 from tinylm.kernels.target import target
-from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
+from tinylm.kernels.vectors import at, load, loop, multiply_add, shuffle, spread, transposed
 
 
 def _geometry() -> tuple[int, int, int]:
@@ -81,9 +81,6 @@ def _make_turn(rows: int, lanes: int, width: int) -> Any:
     vector = ir.VectorType(FLOAT, width)
     fours = range(0, width, 4)
 
-    def shuffle(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, places: list[int]) -> ir.Value:
-        return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(INT32, len(places)), places))
-
     def mix(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, order: tuple[int, ...]) -> ir.Value:
         """Of every four lanes those of `order`: 0 to 3 stand for x's, 4 to 7 for y's."""
         return shuffle(builder, x, y, [first + i % 4 + width * (i // 4) for first in fours for i in order])
@@ -119,6 +116,33 @@ def _make_turn(rows: int, lanes: int, width: int) -> Any:
         return types.void(types.int64, types.int64, types.int64), generate
 
     return turn
+
+
+@intrinsic
+def lay_side_by_side(typingctx: Any, x: Any, stride: Any, K: Any, out: Any) -> Any:
+    """LANES rows of x, at a stride in bytes, as (K, LANES), by address; returns the first column left to do.
+
+    Done are whole registers of columns.
+    """
+    vector = ir.VectorType(FLOAT, WIDTH)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, stride, K, out = arguments
+
+        def columns(k: Any, state: list[Any]) -> list[Any]:
+            for part in range(0, LANES, WIDTH):
+                rows = [
+                    load(builder, at(builder, x, (stride, part + i), (4, k)), vector) for i in range(WIDTH)
+                ]
+                for i, column in enumerate(transposed(builder, rows)):
+                    place = at(builder, out, (4 * LANES, k), (4 * LANES, i), (4, part))
+                    builder.store(column, pointer(builder, place, vector), align=4)
+            return state
+
+        done, _ = loop(builder, INT64(0), K, WIDTH, [], columns)
+        return done
+
+    return types.int64(*[types.int64] * 4), generate
 
 
 tile = _make(ROWS, LANES, WIDTH)

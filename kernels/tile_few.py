@@ -13,7 +13,7 @@ from tinylm.kernels.jit import intrinsic, types
 from tinylm.kernels.narrow_floats import bytes_of, load_wide
 from tinylm.kernels.simd import FLOAT, INT32, INT64, emit_prefetch, pointer
 from tinylm.kernels.tile import WIDTH
-from tinylm.kernels.vectors import at, load, loop, multiply_add
+from tinylm.kernels.vectors import at, load, loop, multiply_add, shuffle
 
 SUMS = 8
 """Sums that grow side by side: with fewer a multiplication would wait for the one before."""
@@ -23,10 +23,6 @@ AHEAD = 2048
 for what comes."""
 
 
-def _shuffle(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, places: list[int]) -> ir.Value:
-    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(INT32, len(places)), places))
-
-
 def totals(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
     """The sum of the lanes of each vector; the vectors are as many as a power of two."""
     lanes = vectors[0].type.count  # of each sum, in groups that stand one after the other
@@ -34,7 +30,7 @@ def totals(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
         pairs = list(zip(vectors[::2], vectors[1::2], strict=False)) or [(vectors[0], vectors[0])]
         places = range(min(2, len(vectors)) * vectors[0].type.count)
         halves = [[i for i in places if i % lanes // (lanes // 2) == half] for half in range(2)]
-        vectors = [builder.fadd(*(_shuffle(builder, x, y, half) for half in halves)) for x, y in pairs]
+        vectors = [builder.fadd(*(shuffle(builder, x, y, half) for half in halves)) for x, y in pairs]
         lanes //= 2
     return [builder.extract_element(one, INT32(i)) for one in vectors for i in range(one.type.count)]
 

@@ -79,3 +79,24 @@ def opaque(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
     """
     kind = ir.FunctionType(number.type, [number.type])
     return builder.asm(kind, "", "=r,0", [number], False)
+
+
+def shuffle(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, places: list[int]) -> ir.Value:
+    """Lanes of two vectors as a new one: those of y are numbered on after those of x."""
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(INT32, len(places)), places))
+
+
+def transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """As many vectors as each has lanes, a power of two: rows to columns, by halves (Eklundh 1972)."""
+    rows, width = list(rows), len(rows)
+    span = 1
+    while span < width:
+        for i in range(width):
+            if i & span:
+                continue
+            pair = rows[i], rows[i + span]
+            lower = [j if not j & span else width + j - span for j in range(width)]
+            upper = [j + span if not j & span else width + j for j in range(width)]
+            rows[i], rows[i + span] = shuffle(builder, *pair, lower), shuffle(builder, *pair, upper)
+        span *= 2
+    return rows

@@ -315,11 +315,12 @@ def test_the_end_of_a_group_asks_for_what_the_next_begins_with(seed: int) -> Non
     assert vectors <= asked
 
 
-def test_matrices_that_are_not_waited_for_one_by_one_are_taken_in_halves() -> None:
+@pytest.mark.parametrize("single", [True, False])
+def test_matrices_that_are_not_waited_for_one_by_one_are_taken_in_halves(single: bool) -> None:
     program = Maker(0, "int8").program()
-    table = executor_module._Table(program, True, 2, key_value_format("float32"))
+    table = executor_module._Table(program, single, 2, key_value_format("float32"))
     for row, first, waited in zip(table.rows, table._first, table._waits, strict=True):
-        if row.weights[1]:
+        if isinstance(row.units, int) and not row.chain:
             whole = -(-row.units // row.grain)
             assert first == row.grain * (max(1, int(0.4 * whole)) if waited else -(-whole // 2))
 

@@ -97,21 +97,21 @@ class _Table:
         self._threads = threads
         # what reads keys and values of one token: in a row, as weights
         self._streams = np.array([single and any(b.rows == "parts" for b in row.writes) for row in self.rows])
-        self._pieces = threads * np.array([8 if row.weights[1] else 4 for row in self.rows])
+        self._matrices = np.array([isinstance(row.units, int) and not row.chain for row in self.rows])
         self._first = np.zeros(len(self.rows), np.int64)
         self._regions = self._fetch_early(every)
         following = (0, 0, 0)
         for i, row in reversed([*enumerate(self.rows)]):
             self.array[i, [AHEAD, AHEAD_STRIDE, AHEAD_BYTES]] = following
             address, size = row.weights
-            if size:
+            if self._matrices[i]:
                 assert isinstance(row.units, int)
                 # of matrices that are not waited for one by one, the last makes the threads end together
                 share = FIRST_SHARE if self._waits[i] else 1
                 blocks = row.units * share / (threads * row.grain)
                 self._first[i] = max(int(blocks) if self._waits[i] else math.ceil(blocks), 1) * row.grain
                 stride = int(self._first[i]) * (size // row.units)
-                following = (address, stride, min(stride, FETCHED))
+                following = (address, stride, min(stride, FETCHED)) if size else following
 
     def _fetch_early(self, every: NDArray[np.int64]) -> NDArray[np.int64]:
         """Have the end of each group ask for what the next begins with: its rows, those in chains, their vectors."""
@@ -179,12 +179,13 @@ class _Table:
                 self._flat[places] = self._filled[i] = value
                 recount = recount or counts
         if recount:
-            self._share()
+            self._share(facts["T"])
 
-    def _share(self) -> None:
+    def _share(self, tokens: int) -> None:
         """Chunks small enough that the threads end together, and how many units each wait is for."""
         units, grain = self.array[:, UNITS], self._grain
-        fair = np.maximum(np.minimum(units // self._pieces, self._most) // grain, 1) * grain
+        pieces = self._threads * np.where(self._matrices, min(max(tokens // 4, 8), 64), 4)
+        fair = np.maximum(np.minimum(units // pieces, self._most) // grain, 1) * grain
         ends = np.full(len(units), np.iinfo(np.int64).max)
         for eighths in range(8, 3, -1):  # of these sizes, that with which equal threads end first
             chunk = np.maximum(fair * eighths // 8 // grain, 1) * grain

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinylm.kernels.jit import njit
-from tinylm.kernels.tile import LANES, ROWS, UNROLL, WIDTH, tile, turn
+from tinylm.kernels.tile import LANES, ROWS, UNROLL, WIDTH, lay_side_by_side, tile, turn
 
 
 @njit
@@ -45,6 +45,22 @@ def test_sums_are_written_transposed_and_nothing_beside_them() -> None:
     np.testing.assert_array_equal(out[1:-1, 1:-2], sums.T)
     out[1:-1, 1:-2] = 77
     assert (out == 77).all()
+
+
+@njit
+def run_lay(x, K, out):
+    return lay_side_by_side(x.ctypes.data, 4 * x.shape[1], K, out.ctypes.data)
+
+
+@pytest.mark.parametrize("K", [0, WIDTH - 1, WIDTH, 3 * WIDTH + 1])
+def test_tokens_are_laid_side_by_side(K: int) -> None:
+    x = np.random.default_rng(2).standard_normal((LANES, K + 3), np.float32)
+    out = np.full((K + 2, LANES), 77, np.float32)
+    done = run_lay(x, K, out[1:])
+    assert done == K // WIDTH * WIDTH
+    np.testing.assert_array_equal(out[1 : 1 + done], x[:, :done].T)
+    assert (out[0] == 77).all()
+    assert (out[1 + done :] == 77).all()
 
 
 def test_the_geometry_fits_the_vectors() -> None:

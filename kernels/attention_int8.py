@@ -39,10 +39,12 @@ from tinylm.kernels.softmax import LOWEST
 from tinylm.kernels.softmax_int8 import top_score, weights
 from tinylm.kernels.tile import LANES
 from tinylm.kernels.tile_attention import BLOCK
-from tinylm.kernels.tile_attention_int8 import BLOCKS, TOKENS, make_weigh
+from tinylm.kernels.tile_attention_int8 import BLOCKS, ROUND, TOKENS, make_weigh
 from tinylm.kernels.tile_integers import make_tile
 
-_score_many, _score_some, _score_one = (make_tile(*shape, 8) for shape in zip(TOKENS, BLOCKS, strict=True))
+_score_many, _score_some, _score_one = (
+    make_tile(*shape, 8, added=True) for shape in zip(TOKENS, BLOCKS, strict=True)
+)
 _weigh_many, _weigh_some, _weigh_one = (make_weigh(*shape) for shape in zip(TOKENS, BLOCKS, strict=True))
 
 MANY_BLOCKS = BLOCKS[0]
@@ -199,7 +201,8 @@ def _tile_for(queries):
 
 @njit
 def _score(packed, queries, record, head_dim, rows, scores):
-    """Packed queries times the first `rows` keys of a record: (queries, BLOCK), all by address.
+    """Packed queries times the first `rows` keys of a record, plus log2 of the scales of the values there:
+    (queries, BLOCK), all by address.
 
     Queries are rounded up to whole tiles, and rows to whole blocks.
     """
@@ -216,23 +219,23 @@ def _score(packed, queries, record, head_dim, rows, scores):
         for row in range(0, rows, ROWS * blocks):
             keys = record + row // ROWS * block_bytes
             scales = record + key_scales_at(head_dim) + row // ROWS * scale_bytes
-            out = scores + 4 * (BLOCK * query + row)
+            out, added = scores + 4 * (BLOCK * query + row), record + value_scales_at(head_dim) + 4 * row
             if tokens == TOKENS[0]:
                 _score_many(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
-                            size, begins, out, 4 * BLOCK)  # fmt: skip
+                            size, begins, out, 4 * BLOCK, added)  # fmt: skip
             elif tokens == TOKENS[1]:
                 _score_some(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
-                            size, begins, out, 4 * BLOCK)  # fmt: skip
+                            size, begins, out, 4 * BLOCK, added)  # fmt: skip
             else:
                 _score_one(whole, tail, keys, block_bytes, x, stride, scales, scale_bytes,
-                           size, begins, out, 4 * BLOCK)  # fmt: skip
+                           size, begins, out, 4 * BLOCK, added)  # fmt: skip
         query += tokens
 
 
 @njit
-def _weigh(values, queries, numbers, shrink, scale, sums, width):
-    """sums (queries, width) = sums * shrink + numbers (queries, BLOCK) @ values * scale, all by address."""
-    query = 0
+def _weigh(values, rows, queries, numbers, shrink, scale, sums, width):
+    """sums (queries, width) = sums * shrink + numbers (queries, rows of BLOCK) @ values * scale, all by address."""
+    query, rounds = 0, -(-rows // ROUND)
     while query < queries:
         tokens = _tile_for(queries - query)
         left, factors, scales = numbers + BLOCK * query, shrink + 4 * query, scale + 4 * query
@@ -240,11 +243,11 @@ def _weigh(values, queries, numbers, shrink, scale, sums, width):
         for column in range(0, width, ROWS * blocks):
             right, out = values + BLOCK * column, sums + 4 * (width * query + column)
             if tokens == TOKENS[0]:
-                _weigh_many(right, left, BLOCK, factors, scales, out, 4 * width)
+                _weigh_many(rounds, right, left, BLOCK, factors, scales, out, 4 * width)
             elif tokens == TOKENS[1]:
-                _weigh_some(right, left, BLOCK, factors, scales, out, 4 * width)
+                _weigh_some(rounds, right, left, BLOCK, factors, scales, out, 4 * width)
             else:
-                _weigh_one(right, left, BLOCK, factors, scales, out, 4 * width)
+                _weigh_one(rounds, right, left, BLOCK, factors, scales, out, 4 * width)
         query += tokens
 
 
@@ -265,7 +268,7 @@ def _attend(records, stride, task, head_dim, packed, last, highest, total, sums,
         _score(packed, queries, record, head_dim, rows, scores)
         for query in range(queries):
             visible[query] = max(0, min(rows, last[query] + 1 - position))
-            top[query] = top_score(scores + 4 * BLOCK * query, scales, np.int64(visible[query]))
+            top[query] = top_score(scores + 4 * BLOCK * query, np.int64(visible[query]))
         for lane in range(LANES):
             new = max(highest[lane], top[lane])
             shrink[lane] = exp((highest[lane] - new) * LN_2)
@@ -276,11 +279,11 @@ def _attend(records, stride, task, head_dim, packed, last, highest, total, sums,
             inverses[i] = exp(-LN_2 * logarithms[i])
         for query in range(queries):
             total[query] += scale[query] * weights(
-                scores + 4 * BLOCK * query, scales, inverses.ctypes.data, np.int64(visible[query]), top[query],
+                scores + 4 * BLOCK * query, inverses.ctypes.data, np.int64(visible[query]), top[query],
                 numbers + BLOCK * query,
             )  # fmt: skip
         addresses = shrink.ctypes.data, scale.ctypes.data
-        _weigh(record + values_at(head_dim), queries, numbers, *addresses, sums, width)
+        _weigh(record + values_at(head_dim), rows, queries, numbers, *addresses, sums, width)
 
 
 @njit

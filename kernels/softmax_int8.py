@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from tinylm.kernels.dot import DOT
 from tinylm.kernels.exponential import SMALLEST
-from tinylm.kernels.jit import cgutils, intrinsic, types
+from tinylm.kernels.jit import cgutils, intrinsic, njit, types
 from tinylm.kernels.simd import FLOAT, INT8, INT32, INT64, pointer
 from tinylm.kernels.softmax import LOWEST, Vectors
 from tinylm.kernels.tile import WIDTH
@@ -29,33 +29,42 @@ COEFFICIENTS = [math.log(2) ** n / math.factorial(n) for n in range(5)]
 """exp2 on [-0.5, 0.5], to 5e-5: a hundredth of a byte's step."""
 
 
-def weights_reference(scores, logarithms, visible):
-    """Scores and log2 of the values' scales (BLOCK,), of which the first `visible` count.
+MAGIC = 1.5 * 2.0**23
+"""Added to a float32 of less than 2^22: what is left of it is a whole number, which stands in the low bits. Taken off
+again it would vanish: fast arithmetic may reorder."""
 
-    Returns the maximum of their sum; the bytes 2^(sum - maximum) * DOT.most, rounded; and the sum of the weights,
+
+def weights_reference(sums, logarithms, visible):
+    """Scores plus log2 of the values' scales, and these alone (BLOCK,), of which the first `visible` count.
+
+    Returns the maximum of the sums; the bytes 2^(sum - maximum) * DOT.most, rounded; and the sum of the weights,
     DOT.most * 2^(score - maximum).
     """
-    seen = np.arange(len(scores)) < visible
-    sums = np.where(seen, scores + logarithms, -np.inf)
+    seen = np.arange(len(sums)) < visible
+    sums = np.where(seen, sums, -np.inf)
     top = sums.max()
     products = np.exp2(sums - top) * DOT.most
     return top, np.rint(products).astype(np.uint8), (products[seen] / np.exp2(logarithms[seen])).sum()
 
 
 class _Row(Vectors):
-    """Writes loops over the numbers of a row, of which the first `visible` count."""
+    """Writes loops over the numbers of a row: all of them count, or the first `visible`."""
 
-    def __init__(self, builder: ir.IRBuilder, visible: ir.Value) -> None:
+    def __init__(self, builder: ir.IRBuilder, visible: ir.Value | None) -> None:
         super().__init__(builder, WIDTH)
-        self._limit = spread(builder, builder.trunc(visible, INT32), self.integers)
+        self._limit = (
+            None if visible is None else spread(builder, builder.trunc(visible, INT32), self.integers)
+        )
 
-    def seen(self, index: ir.Value) -> ir.Value:
-        """Which numbers of the register count whose first is `index`."""
+    def if_seen(self, index: ir.Value, numbers: ir.Value, other: ir.Value) -> ir.Value:
+        """The numbers of the register whose first is `index`, and others for those that do not count."""
+        if self._limit is None:
+            return numbers
         counted = ir.Constant(self.integers, list(range(WIDTH)))
         place = self.builder.add(
             counted, spread(self.builder, self.builder.trunc(index, INT32), self.integers)
         )
-        return self.builder.icmp_signed("<", place, self._limit)
+        return self.builder.select(self.builder.icmp_signed("<", place, self._limit), numbers, other)
 
     def over(self, first: ir.Value, body: Any) -> list[ir.Value]:
         """`state = body(index, state)` for every register of the row, UNROLL states side by side."""
@@ -66,34 +75,23 @@ class _Row(Vectors):
 
         return loop(self.builder, INT64(0), INT64(BLOCK), WIDTH * UNROLL, [first] * UNROLL, some)[1]
 
-    def call(self, name: str, returned: ir.Type, *arguments: ir.Value) -> ir.Value:
-        """An LLVM intrinsic."""
-        kind = ir.FunctionType(returned, [one.type for one in arguments])
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
-
-    def sum_at(self, scores: ir.Value, logarithms: ir.Value, index: ir.Value) -> ir.Value:
-        """The sums of a register."""
-        parts = [
-            load(self.builder, at(self.builder, one, (index, 4)), self.floats) for one in (scores, logarithms)
-        ]
-        return self.builder.fadd(*parts)
-
-    def nearest(self, x: ir.Value) -> ir.Value:
-        """The nearest whole numbers, ties to even."""
-        return self.call(f"llvm.rint.v{WIDTH}f32", self.floats, x)
+    def nearest_in_low_bits(self, x: ir.Value) -> ir.Value:
+        """The nearest whole numbers, ties to even, of 0 <= x < 2^22: in the low bits of int32."""
+        return self.builder.bitcast(self.builder.fadd(x, self.number(MAGIC)), self.integers)
 
     def exp2(self, x: ir.Value) -> ir.Value:
         """2^x for x up to 100; below -126 it stays at 1e-38."""
         builder = self.builder
         y = self.larger(x, self.number(SMALLEST))
-        whole = self.nearest(y)
+        kind = ir.FunctionType(self.floats, [self.floats])
+        rint = cgutils.get_or_insert_function(builder.module, kind, f"llvm.rint.v{WIDTH}f32")
+        whole = builder.call(rint, [y])
         f = builder.fsub(y, whole)
         power = self.number(COEFFICIENTS[-1])
         for coefficient in reversed(COEFFICIENTS[:-1]):
             power = multiply_add(builder, power, f, self.number(coefficient))
         exponent = builder.shl(builder.fptosi(whole, self.integers), self.integer(23))
-        bits = builder.add(builder.bitcast(power, self.integers), exponent)
-        return builder.bitcast(bits, self.floats)
+        return builder.bitcast(builder.add(builder.bitcast(power, self.integers), exponent), self.floats)
 
     def fold(self, values: list[ir.Value], join: Any) -> ir.Value:
         """All numbers of these registers joined to one."""
@@ -101,55 +99,79 @@ class _Row(Vectors):
             rest = values[len(values) // 2 * 2 :]
             values = [join(*pair) for pair in zip(values[::2], values[1::2], strict=False)] + rest
         (value,), lanes = values, WIDTH
-        while lanes > 1:
+        while lanes > 1:  # halves, of which each takes less of the processor than the one before
             lanes //= 2
-            other = ir.Constant(self.integers, [lane ^ lanes for lane in range(WIDTH)])
-            value = join(value, self.builder.shuffle_vector(value, value, other))
+            low, high = (
+                self.builder.shuffle_vector(
+                    value,
+                    value,
+                    ir.Constant(ir.VectorType(INT32, lanes), [first + lane for lane in range(lanes)]),
+                )
+                for first in (0, lanes)
+            )
+            value = join(low, high)
         return self.builder.extract_element(value, INT32(0))
 
 
-@intrinsic
-def top_score(typingctx: Any, scores: Any, logarithms: Any, visible: Any) -> Any:
-    """The maximum of `weights_reference`, the arrays by address; a NaN is passed over."""
+def _make_top(masked: bool) -> Any:
+    @intrinsic
+    def top(typingctx: Any, sums: Any, visible: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            row = _Row(builder, arguments[1] if masked else None)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row = _Row(builder, arguments[2])
+            def compare(index: Any, most: Any) -> Any:
+                numbers = load(builder, at(builder, arguments[0], (index, 4)), row.floats)
+                return row.larger(most, row.if_seen(index, numbers, row.number(LOWEST)))
 
-        def compare(index: Any, most: Any) -> Any:
-            score = row.sum_at(arguments[0], arguments[1], index)
-            return row.larger(most, builder.select(row.seen(index), score, row.number(LOWEST)))
+            return row.fold(row.over(row.number(LOWEST), compare), row.larger)
 
-        return row.fold(row.over(row.number(LOWEST), compare), row.larger)
+        return types.float32(*[types.int64] * 2), generate
 
-    return types.float32(*[types.int64] * 3), generate
+    return top
 
 
-@intrinsic
-def weights(
-    typingctx: Any, scores: Any, logarithms: Any, inverses: Any, visible: Any, top: Any, numbers: Any
-) -> Any:
+def _make_weights(masked: bool) -> Any:
+    @intrinsic
+    def weights(typingctx: Any, sums: Any, inverses: Any, visible: Any, top: Any, numbers: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            sums, inverses, visible, top, numbers = arguments
+            row = _Row(builder, visible if masked else None)
+            most = ir.Constant(FLOAT, float(np.float32(np.log2(DOT.most))))
+            zero = spread(builder, builder.fsub(top, most), row.floats)
+            bytes_ = ir.VectorType(INT8, WIDTH)
+
+            def weigh(index: Any, total: Any) -> Any:
+                here = load(builder, at(builder, sums, (index, 4)), row.floats)
+                product = row.if_seen(index, row.exp2(builder.fsub(here, zero)), row.number(0))
+                whole = row.nearest_in_low_bits(product)
+                place = pointer(builder, builder.add(numbers, index), bytes_)
+                builder.store(builder.trunc(whole, bytes_), place, align=1)
+                inverse = load(builder, at(builder, inverses, (index, 4)), row.floats)
+                return multiply_add(builder, product, row.if_seen(index, inverse, row.number(0)), total)
+
+            return row.fold(row.over(row.number(0), weigh), builder.fadd)
+
+        return types.float32(*[types.int64] * 3, types.float32, types.int64), generate
+
+    return weights
+
+
+_top_of_all, _top_of_some = (_make_top(masked) for masked in (False, True))
+_weights_of_all, _weights_of_some = (_make_weights(masked) for masked in (False, True))
+
+
+@njit
+def top_score(sums, visible):
+    """The maximum of `weights_reference`, the sums by address; a NaN is passed over."""
+    return _top_of_all(sums, visible) if visible == BLOCK else _top_of_some(sums, visible)
+
+
+@njit
+def weights(sums, inverses, visible, top, numbers):
     """The sum of `weights_reference`; its bytes are written to `numbers`. By addresses but for `visible` and `top`.
 
     `inverses`: 2^-logarithm.
     """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        scores, logarithms, inverses, visible, top, numbers = arguments
-        row = _Row(builder, visible)
-        most = ir.Constant(FLOAT, float(np.float32(np.log2(DOT.most))))
-        zero = spread(builder, builder.fsub(top, most), row.floats)
-        bytes_ = ir.VectorType(INT8, WIDTH)
-
-        def weigh(index: Any, total: Any) -> Any:
-            product = row.exp2(builder.fsub(row.sum_at(scores, logarithms, index), zero))
-            product = builder.select(row.seen(index), product, row.number(0))
-            whole = builder.fptosi(row.nearest(product), row.integers)
-            place = pointer(builder, builder.add(numbers, index), bytes_)
-            builder.store(builder.trunc(whole, bytes_), place, align=1)
-            inverse = load(builder, at(builder, inverses, (index, 4)), row.floats)
-            inverse = builder.select(row.seen(index), inverse, row.number(0))
-            return multiply_add(builder, product, inverse, total)
-
-        return row.fold(row.over(row.number(0), weigh), builder.fadd)
-
-    return types.float32(*[types.int64] * 4, types.float32, types.int64), generate
+    if visible == BLOCK:
+        return _weights_of_all(sums, inverses, visible, top, numbers)
+    return _weights_of_some(sums, inverses, visible, top, numbers)

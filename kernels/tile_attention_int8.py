@@ -24,20 +24,25 @@ BLOCKS = (2 if DOT.lanes == 16 else 1, 1, 1)
 
 UNROLL = 4
 
+ROUND = UNROLL * COLUMNS
+"""Positions a round."""
+
 
 def make_weigh(tokens: int, blocks: int) -> Any:
-    """`weigh(values, weights, stride, shrink, scale, sums, sum_stride)`: by addresses, strides in bytes.
+    """`weigh(rounds, values, weights, stride, shrink, scale, sums, sum_stride)`: by addresses, strides in bytes.
 
     sums = sums * shrink + weights @ values * scale, in place. Values (blocks, BLOCK / 4, 16, 4) int8; weights
-    (tokens, BLOCK), bytes from 0 to DOT.most; shrink and scale (tokens,) float32; sums (tokens, 16 * blocks).
+    (tokens, BLOCK), bytes from 0 to DOT.most, of which the first rounds * ROUND count; shrink and scale (tokens,)
+    float32; sums (tokens, 16 * blocks).
     """
 
     @intrinsic
     def weigh(
-        typingctx: Any, values: Any, weights: Any, stride: Any, shrink: Any, scale: Any, sums: Any, sum_stride: Any
+        typingctx: Any, rounds: Any, values: Any, weights: Any, stride: Any, shrink: Any, scale: Any, sums: Any,
+        sum_stride: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            values, weights, stride, shrink, scale, sums, sum_stride = arguments
+            rounds, values, weights, stride, shrink, scale, sums, sum_stride = arguments
             places = [values, INT64(ROWS * BLOCK), weights, stride, sums, sum_stride]
             products = Products(builder, (tokens, blocks), places, positive=True)
 
@@ -47,7 +52,7 @@ def make_weigh(tokens: int, blocks: int) -> Any:
                     products.step(builder.add(first, INT64(step)), totals, step % products.chains)
                 return totals
 
-            totals = products.loop(INT64(BLOCK // COLUMNS // UNROLL), products.zeros(), some)
+            totals = products.loop(rounds, products.zeros(), some)
             for t, register in products.keys:
                 factors = [
                     spread(builder, load(builder, at(builder, one, (4, t)), FLOAT), products.floats)
@@ -59,6 +64,6 @@ def make_weigh(tokens: int, blocks: int) -> Any:
                 builder.store(multiply_add(builder, total, factors[1], before), place, align=4)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 7), generate
+        return types.void(*[types.int64] * 8), generate
 
     return weigh

@@ -133,9 +133,10 @@ class _Tile(Products):
     def __init__(
         self, builder: ir.IRBuilder, shape: tuple[int, int], bits: int, arguments: list[ir.Value]
     ) -> None:
-        super().__init__(builder, shape, [*arguments[:4], *arguments[-2:]], bits)
+        super().__init__(builder, shape, [*arguments[:4], *arguments[8:10]], bits)
         self.steps = GROUP // COLUMNS // self.fours
-        self.scales, self.scale_stride, self.x_scale, self.x_begin = arguments[4:-2]
+        self.scales, self.scale_stride, self.x_scale, self.x_begin = arguments[4:8]
+        self.added = arguments[10:]
 
     def first_sums(self, group: ir.Value) -> dict[Any, ir.Value]:
         """What the int32 sums of a group begin with: zero, or what pays for the offset of the weights."""
@@ -146,6 +147,13 @@ class _Tile(Products):
             for register in self.registers:
                 sums[(t, register), 0] = begin
         return sums
+
+    def first_result(self, block: int, part: int) -> ir.Value:
+        """What a register of float32 results begins with."""
+        if not self.added:
+            return ir.Constant(self.floats, [0.0] * DOT.lanes)
+        place = self.builder.add(self.added[0], INT64(4 * (ROWS * block + DOT.lanes * part)))
+        return load(self.builder, place, self.floats)
 
     def finish(
         self, group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
@@ -173,7 +181,8 @@ class _Tile(Products):
         keys = self.keys
         kept = len(keys) <= IN_REGISTERS
         unrolled = self.steps if len(keys) <= FEW else UNROLL // self.fours if kept else 1
-        zeros = dict.fromkeys(keys, ir.Constant(self.floats, [0.0] * DOT.lanes))
+        first = {register: self.first_result(*register) for register in self.registers}
+        firsts = {key: first[key[1]] for key in keys}
 
         def add_up(
             group: ir.Value, sums: dict[Any, ir.Value], results: dict[Any, ir.Value]
@@ -209,33 +218,40 @@ class _Tile(Products):
             return add_up(groups, sums, results)
 
         if not kept:
-            for key, value in zeros.items():
+            for key, value in firsts.items():
                 builder.store(value, self.place(*key), align=4)
-        results = self.loop(groups, zeros if kept else {}, whole)
+        results = self.loop(groups, firsts if kept else {}, whole)
         is_part = builder.zext(builder.icmp_signed(">", tail, INT64(0)), INT64)
         results = self.loop(is_part, results, part)
         for key, value in results.items():
             builder.store(value, self.place(*key), align=4)
 
 
-def make_tile(tokens: int, blocks: int, bits: int) -> Any:
+def make_tile(tokens: int, blocks: int, bits: int, added: bool = False) -> Any:
     """The tile of a shape, as an intrinsic of int64: addresses, and strides in bytes.
 
     Whole groups, and blocks of the last one that is not; the weights and the stride of their blocks; the packed tokens
     and their stride; the scales of the weights (bfloat16) and the stride of their blocks; where in a token its
     scales stand, and where what the sums of each group begin with (int32); where the result goes and its stride by
-    token.
+    token. And with `added`, what is added to the result of every token: a float32 for each row of the blocks.
     """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _Tile(builder, (tokens, blocks), bits, arguments[2:]).emit(*arguments[:2])
+        return context.get_dummy_value()
 
     @intrinsic
     def tile(
         typingctx: Any, groups: Any, tail: Any, weights: Any, block_stride: Any, x: Any, token_stride: Any,
         scales: Any, scale_stride: Any, x_scale: Any, x_begin: Any, out: Any, out_stride: Any,
     ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _Tile(builder, (tokens, blocks), bits, arguments[2:]).emit(*arguments[:2])
-            return context.get_dummy_value()
-
         return types.void(*[types.int64] * 12), generate
 
-    return tile
+    @intrinsic
+    def tile_added(
+        typingctx: Any, groups: Any, tail: Any, weights: Any, block_stride: Any, x: Any, token_stride: Any,
+        scales: Any, scale_stride: Any, x_scale: Any, x_begin: Any, out: Any, out_stride: Any, first: Any,
+    ) -> Any:  # fmt: skip
+        return types.void(*[types.int64] * 13), generate
+
+    return tile_added if added else tile

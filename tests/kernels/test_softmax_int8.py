@@ -12,11 +12,9 @@ from tinylm.kernels.tile_attention import BLOCK
 
 
 @njit
-def run(scores, logarithms, inverses, visible, numbers):
-    top = top_score(scores.ctypes.data, logarithms.ctypes.data, visible)
-    total = weights(
-        scores.ctypes.data, logarithms.ctypes.data, inverses.ctypes.data, visible, top, numbers.ctypes.data
-    )
+def run(sums, inverses, visible, numbers):
+    top = top_score(sums.ctypes.data, visible)
+    total = weights(sums.ctypes.data, inverses.ctypes.data, visible, top, numbers.ctypes.data)
     return top, total
 
 
@@ -25,7 +23,8 @@ def soften(scores: np.ndarray, logarithms: np.ndarray, visible: int) -> tuple[fl
     room = np.full(BLOCK + 128, 77, np.uint8)
     with np.errstate(all="ignore"):
         inverses = np.exp2(-logarithms)
-    top, total = run(scores, logarithms, inverses, visible, room[64:-64])
+        sums = scores + logarithms
+    top, total = run(sums, inverses, visible, room[64:-64])
     assert (room[:64] == 77).all()
     assert (room[-64:] == 77).all()
     return float(top), room[64:-64], float(total)
@@ -40,7 +39,7 @@ def test_weights_times_scales_are_rounded(visible: int, spread: float) -> None:
     scores[visible:], logarithms[visible:] = np.nan, -np.inf  # anything may stand behind the last position
     top, numbers, total = soften(scores, logarithms, visible)
     exact_top, exact, exact_total = weights_reference(
-        scores.astype(np.float64), logarithms.astype(np.float64), visible
+        (scores + logarithms).astype(np.float64), logarithms.astype(np.float64), visible
     )
     assert top == pytest.approx(exact_top, rel=1e-6)
     assert total == pytest.approx(exact_total, rel=2e-4)

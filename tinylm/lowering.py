@@ -10,6 +10,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm.early_choice import choose_early
 from tinylm.formats import Matrix
 from tinylm.formats.key_values import KeyValueFormat
 from tinylm.kernels import activation, attention, norm, rope, rows
@@ -140,7 +141,8 @@ class Lowering:
         self.program, self.single, self.kv_format = program, single, kv_format
         self.rows: list[Row] = []
         self.packed: dict[tuple[str, str], Buffer] = {}
-        for operation in program.operations:
+        operations = program.operations if single else choose_early(program.operations)
+        for operation in operations:
             getattr(self, f"_lower_{operation.kind}")(operation)
 
     def _row(

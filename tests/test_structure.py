@@ -27,6 +27,7 @@ FLOORS = {
     "tinylm.step": 1,
     "tinylm.program": 1,
     "tinylm.lowering": 1,
+    "tinylm.early_choice": 1,
     "tinylm.storage": 1,
     "tinylm.executor": 1,
     "tinylm.reference": 1,

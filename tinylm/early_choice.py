@@ -18,7 +18,7 @@ OF_EACH_TOKEN = {"rmsnorm", "layernorm", "matmul", "gate", "activate", "add"}
 def choose_early(operations: Sequence[Operation]) -> list[Operation]:
     """The same operations, the choice of rows moved up to where rows begin to be only what is made of each token."""
     choices = [i for i, one in enumerate(operations) if one.kind == "chosen_rows"]
-    if len(choices) != 1:
+    if len(choices) != 1 or choices[0] == len(operations) - 1:
         return list(operations)
     choice = operations[choices[0]]
     users: dict[Buffer, set[int]] = {}

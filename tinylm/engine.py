@@ -29,7 +29,7 @@ CHUNK, LONG_CHUNK = 256, 512
 """Tokens of a prompt a step: enough that weights are read rarely, few enough that Ctrl-C is heard soon. The second
 where such a step's working memory is no more than WORKING_BYTES."""
 
-WORKING_BYTES = 12 * 2**20
+WORKING_BYTES = 14 * 2**20
 
 LOGIT_ROWS = 32
 """Rows of logits that are held at a time when all of a text are asked for."""

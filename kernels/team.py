@@ -62,12 +62,13 @@ stand before it."""
 GENERATION, ACTIVE = 0, LINE
 """Places in the state: the step that is open for work or 0, and how many threads are inside it."""
 
-HERE, TABLE, ROWS, PLACES, COUNTERS, LATEST, INVITED, ASLEEP, LINGER, SLEEP, MICROSECONDS, THREADS = range(
-    2 * LINE, 2 * LINE + 12
+HERE, TABLE, ROWS, PLACES, COUNTERS, LATEST, INVITED, ASLEEP, LINGER, SLEEP, MICROSECONDS, THREADS, SPIN = (
+    range(2 * LINE, 2 * LINE + 13)
 )
 """Places in the state that only the caller writes, while no step is open: the address of the state; the table, its
 shape, and the counters; the latest step; workers that may enter it; those of them asleep when it was opened; how often
-a worker looks for the next step; what makes a thread sleep; threads."""
+a worker looks for the next step; what makes a thread sleep; threads; how often one that waits
+looks before it sleeps."""
 
 NAPS = 3 * LINE
 """Place in the state: how often a thread of this step has slept while it waited for another."""
@@ -75,14 +76,16 @@ NAPS = 3 * LINE
 AWAKE = 4 * LINE
 """For each worker a line: whether it will see a step that opens now."""
 
-SPINS = 10_000
+SPINS, MANY_SPINS = 10_000, 50_000
+"""How often a thread that waits looks before it sleeps, in a step of one token and in others, whose pieces take longer:
+about 10 and 50 microseconds, where a sleep takes 70."""
 
 LOOKS = 20_000
 """How often a worker looks for the next step before it sleeps: about half a millisecond."""
 
 
 @njit
-def _wait(address, target, naps, sleep, microseconds, ahead, ahead_bytes, line):
+def _wait(address, target, most_spins, naps, sleep, microseconds, ahead, ahead_bytes, line):
     """Until the int64 at `address` is `target`: ask for the weights that come next, spin, then sleep for moments.
 
     These are counted in the int64 at `naps`.
@@ -97,7 +100,7 @@ def _wait(address, target, naps, sleep, microseconds, ahead, ahead_bytes, line):
                 line += CACHE_LINE
         else:
             spins += 1
-            if spins > SPINS:
+            if spins > most_spins:
                 atomic_add(naps, 1)
                 call_system(sleep, microseconds)
     return line
@@ -159,6 +162,7 @@ def walk(here, generation, thread):
                     line = _wait(
                         done,
                         table[i, AWAITED],
+                        state[SPIN],
                         here + 8 * NAPS,
                         sleep,
                         microseconds,
@@ -174,7 +178,7 @@ def walk(here, generation, thread):
 def close(state, here):
     """End the step: nobody can enter any more, and those inside have left when this returns."""
     atomic_store(here + 8 * GENERATION, 0)
-    _wait(here + 8 * ACTIVE, 0, here + 8 * NAPS, state[SLEEP], state[MICROSECONDS], 0, 0, 0)
+    _wait(here + 8 * ACTIVE, 0, state[SPIN], here + 8 * NAPS, state[SLEEP], state[MICROSECONDS], 0, 0, 0)
 
 
 @operation
@@ -332,7 +336,8 @@ class Team:
         self._state = np.zeros(AWAKE + LINE * self.threads, np.int64)
         self._here = self._state[HERE] = self._state.ctypes.data
         # where threads share a core, whoever looked for work would take it from those who have some
-        self._state[LINGER] = LOOKS if self.threads <= default_threads() else 0
+        self._alone = self.threads <= default_threads()
+        self._state[LINGER] = LOOKS if self._alone else 0
         self._state[[SLEEP, MICROSECONDS]] = _system_sleep()
         self._state[THREADS] = self.threads
         self._workers = _Workers(self._state, self.threads - 1)
@@ -349,6 +354,7 @@ class Team:
             self._lay_out(table)
         workers = self._workers
         invited = self._crowding.invited if sparing else self.threads - 1
+        self._state[SPIN] = MANY_SPINS if self._alone and not sparing else SPINS
         began = time.perf_counter()
         try:  # whatever interrupts the caller: when this returns, nobody is at the table any more
             if len(workers.beds) < self.threads - 1:

@@ -18,7 +18,7 @@ from tinylm.kernels.matmul import (
     pack_operation,
     packed_length,
 )
-from tinylm.kernels.tile import NARROW_LANES
+from tinylm.kernels.tile import LANES
 from tinylm.lowering import CHUNK_BYTES, CHUNK_ROWS
 
 K = 576
@@ -34,7 +34,7 @@ def product(
         chunk = CHUNK_BYTES // (weight.itemsize * K) // BLOCK_ROWS * BLOCK_ROWS
         return [row(kernels[0], N, chunk, x, weight, out)]
     packed = bench.keep(np.zeros((packed_length(T), K), np.float32))
-    units = -(-T // NARROW_LANES)
+    units = -(-T // LANES)
     chunk = CHUNK_ROWS // BLOCK_ROWS * BLOCK_ROWS
     return [row(pack_operation, units, 1, x, packed), row(kernels[1], N, chunk, packed, weight, out)]
 

@@ -12,7 +12,7 @@ import numpy as np
 from tinylm.kernels.jit import njit, operation, plain
 from tinylm.kernels.narrow_floats import widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
-from tinylm.kernels.simd import prefetch, scratch, to_float32
+from tinylm.kernels.simd import CACHE_LINE, prefetch, scratch, to_float32
 from tinylm.kernels.tile import LANES, ROWS, lay_side_by_side, tile, turn
 from tinylm.kernels.tile_few import dots_4, dots_8
 
@@ -28,9 +28,6 @@ STRIP = 8 * LANES
 
 TRANSPOSED = 16
 """Columns that `pack` turns at a time."""
-
-LINE = 64
-"""Bytes that the processor fetches at a time, or half of them."""
 
 
 def matmul_reference(x, weight):
@@ -115,7 +112,7 @@ def _widen(weight, n, k, length, panel):
 def _ask_for(weight, n, k, part, parts):
     """Ask for the `part`-th of so many parts of the panel at n and k."""
     for row in range(part, BLOCK_ROWS, parts):
-        for byte in range(0, weight.itemsize * min(DEPTH, weight.shape[1] - k), LINE):
+        for byte in range(0, weight.itemsize * min(DEPTH, weight.shape[1] - k), CACHE_LINE):
             prefetch(_row(weight, n + row, k) + byte)
 
 

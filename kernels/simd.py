@@ -14,6 +14,9 @@ INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
 FLOAT = ir.FloatType()
 
+CACHE_LINE = 64
+"""Bytes that a processor fetches at a time, or half of them."""
+
 
 def pointer(builder: ir.IRBuilder, address: ir.Value, to: ir.Type) -> ir.Value:
     """The pointer of an address held in an int64."""

@@ -20,7 +20,7 @@ from tinylm.kernels.simd import FLOAT, INT8, INT32, INT64, pointer
 from tinylm.kernels.softmax import LOWEST, Vectors
 from tinylm.kernels.tile import WIDTH
 from tinylm.kernels.tile_attention import BLOCK
-from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
+from tinylm.kernels.vectors import at, load, loop, multiply_add, shuffle, spread
 
 UNROLL = 6
 """Registers at a time: so many exponentials are under way together."""
@@ -101,15 +101,9 @@ class _Row(Vectors):
         (value,), lanes = values, WIDTH
         while lanes > 1:  # halves, of which each takes less of the processor than the one before
             lanes //= 2
-            low, high = (
-                self.builder.shuffle_vector(
-                    value,
-                    value,
-                    ir.Constant(ir.VectorType(INT32, lanes), [first + lane for lane in range(lanes)]),
-                )
-                for first in (0, lanes)
+            value = join(
+                *(shuffle(self.builder, value, value, [*range(first, first + lanes)]) for first in (0, lanes))
             )
-            value = join(low, high)
         return self.builder.extract_element(value, INT32(0))
 
 

@@ -26,6 +26,7 @@ from tinylm.kernels.cores import default_threads
 from tinylm.kernels.crowding import Crowding
 from tinylm.kernels.jit import carray, njit, operation
 from tinylm.kernels.simd import (
+    CACHE_LINE,
     atomic_add,
     atomic_load,
     atomic_store,
@@ -43,7 +44,6 @@ FUNCTION, UNITS, FIRST, CHUNK, AWAITED, AHEAD, AHEAD_STRIDE, AHEAD_BYTES, NEEDED
 those after; units to wait for after it; what to fetch while waiting, how far apart for each thread, how much of it;
 what the operations after it need at once, as an address and bytes for each of so many regions; operands."""
 
-CACHE_LINE = 64
 LINES_AT_A_TIME = 4
 
 

@@ -91,6 +91,15 @@ def _is_light(row: Row) -> bool:
     return not heavy and sum(buffer.width for buffer in row.writes) <= LIGHT
 
 
+def _joined(
+    kernel: Kernel, units: int | Live, run: tuple[Row, ...], grain: int = 1, most: int = 1 << 30
+) -> Row:
+    """The row that stands for some: it reads and writes what they do."""
+    reads = dict.fromkeys(buffer for row in run for buffer in row.reads)
+    writes = dict.fromkeys(buffer for row in run for buffer in row.writes)
+    return Row(kernel, units, [], tuple(reads), tuple(writes), grain, most, chain=run)
+
+
 def chained(rows: Sequence[Row]) -> list[Row]:
     """The rows of a step of one token, neighbours that are light put together in one."""
     result: list[Row] = []
@@ -99,9 +108,7 @@ def chained(rows: Sequence[Row]) -> list[Row]:
         if not light or len(run) == 1:
             result += run
             continue
-        reads = dict.fromkeys(buffer for row in run for buffer in row.reads)
-        writes = dict.fromkeys(buffer for row in run for buffer in row.writes)
-        result.append(Row(chain_operation, 1, [], tuple(reads), tuple(writes), chain=run))
+        result.append(_joined(chain_operation, 1, run))
     return result
 
 
@@ -125,12 +132,8 @@ def chained_by_tokens(rows: Sequence[Row]) -> list[Row]:
         for row in run:
             assert isinstance(row.units, Live)
             whole = math.lcm(whole, row.units.divisor // math.gcd(row.units.factor, row.units.divisor))
-        reads = dict.fromkeys(buffer for row in run for buffer in row.reads)
-        writes = dict.fromkeys(buffer for row in run for buffer in row.writes)
         most = max(whole, CHAIN_TOKENS // whole * whole)
-        result.append(
-            Row(by_tokens_operation, Live("T"), [], tuple(reads), tuple(writes), whole, most, chain=run)
-        )
+        result.append(_joined(by_tokens_operation, Live("T"), run, whole, most))
     return result
 
 

@@ -20,7 +20,7 @@ from tinylm.kernels.narrow_floats import BFLOAT16, FLOAT16, FLOAT32, narrow_at, 
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
 from tinylm.kernels.simd import float_from_bits, memory, scratch
 from tinylm.kernels.softmax import LOWEST, softmax_block, softmax_row
-from tinylm.kernels.tile import LANES, ROWS, tile
+from tinylm.kernels.tile import LANES, NARROW, ROWS, lay_side_by_side, narrow_tile, tile, turn
 from tinylm.kernels.tile_attention import (
     BLOCK,
     MOST,
@@ -117,39 +117,56 @@ def _wide(like, source, wide, count):
 
 
 @njit
-def _multiply(left, row_stride, k_stride, rows, right, K, out):
-    """Adds a product to `rows` rows of sums, rounded up to whole tiles; addresses, strides in bytes."""
-    for row in range(0, rows, ROWS):
-        here = out + 4 * row * LANES
-        tile(left + row * row_stride, row_stride, k_stride, right, K, here, here)
+def _multiply(left, row_stride, k_stride, rows, right, K, before, before_stride, out):
+    """Rows of a product, added to others, rounded up to whole tiles; addresses, strides in bytes."""
+    tiles = (rows + ROWS - 1) // ROWS
+    narrow = min(tiles, (tiles * ROWS - rows) // (ROWS - NARROW))
+    for i in range(tiles):
+        row = ROWS * i - (ROWS - NARROW) * max(0, i - (tiles - narrow))
+        here, sums, there = left + row * row_stride, before + row * before_stride, out + 4 * row * LANES
+        if i < tiles - narrow:
+            tile(here, row_stride, k_stride, right, K, sums, there)
+        else:
+            narrow_tile(here, row_stride, k_stride, right, K, sums, there)
 
 
 @njit
-def _attend_many(like, records, stride, task, head_dim, packed, last, part, shrink):
-    """A task of many queries, packed (Dh, LANES), which fill the lanes of the tile."""
+def _attend_many(like, records, stride, task, head_dim, queries, last, part, shrink):
+    """A task of many queries (LANES, Dh), which fill the lanes of the tile."""
     highest, total = part[:LANES], part[LANES : 2 * LANES]
     size = padded(head_dim)
+    packed = float32_2d_at(scratch(4 * head_dim * LANES), head_dim, LANES)
+    done = lay_side_by_side(queries.ctypes.data, 4 * head_dim, head_dim, packed.ctypes.data)
+    for d in range(done, head_dim):
+        for lane in range(LANES):
+            packed[d, lane] = queries[lane * head_dim + d]
     sums = float32_2d_at(scratch(4 * (head_dim + ROWS) * LANES), head_dim + ROWS, LANES)
     sums[:] = np.float32(0)
     scores = float32_1d_at(scratch(4 * (BLOCK + ROWS) * LANES), (BLOCK + ROWS) * LANES)
+    zeros = float32_1d_at(scratch(4 * ROWS * LANES), ROWS * LANES)
+    zeros[:] = np.float32(0)
     wide = scratch(0 if size_of(like) == 4 else 4 * BLOCK * size)
     for position in range(task[BEGIN], task[END], BLOCK):
         rows = min(BLOCK, task[END] - position)
         keys = records + stride * (position // BLOCK)
         left = _wide(like, keys, wide, BLOCK * head_dim)
-        scores[:] = np.float32(0)
         for strip in range(0, rows, STRIP):
             out = scores.ctypes.data + 4 * LANES * strip
-            here = left + 4 * head_dim * strip
-            _multiply(here, 4, 4 * STRIP, min(STRIP, rows - strip), packed.ctypes.data, head_dim, out)
+            here, some = left + 4 * head_dim * strip, min(STRIP, rows - strip)
+            _multiply(here, 4, 4 * STRIP, some, packed.ctypes.data, head_dim, zeros.ctypes.data, 0, out)
         softmax_block(scores, position, rows, last, highest, total, shrink)
         left = _wide(like, keys + size_of(like) * BLOCK * head_dim, wide, rows * size)
+        before, weights = sums.ctypes.data, scores.ctypes.data
         for d in range(head_dim):
+            row = float32_1d_at(before + 4 * LANES * d, LANES)
             for lane in range(LANES):
-                sums[d, lane] *= shrink[lane]
-        _multiply(left, 4, 4 * size, head_dim, scores.ctypes.data, rows, sums.ctypes.data)
-    for lane in range(task[QUERIES_HERE]):
-        for d in range(head_dim):
+                row[lane] *= shrink[lane]
+        _multiply(left, 4, 4 * size, head_dim, weights, rows, before, 4 * LANES, before)
+    turned = head_dim // ROWS * ROWS
+    for d in range(0, turned, ROWS):
+        turn(sums.ctypes.data + 4 * LANES * d, part.ctypes.data + 4 * (2 * LANES + d), 4 * size)
+    for d in range(turned, head_dim):
+        for lane in range(LANES):
             part[2 * LANES + size * lane + d] = sums[d, lane]
 
 
@@ -235,7 +252,7 @@ def attention(like, q, positions, tasks, caches, layer, heads, head_dim, scale, 
             token, column = task[ROW] + query // group, (head * group + query % group) * head_dim
             last[lane] = positions[token]
             for d in range(head_dim):
-                packed[lane * head_dim + d if few else d * LANES + lane] = q[token, column + d] * scale
+                packed[lane * head_dim + d] = q[token, column + d] * scale
         part[:LANES] = LOWEST
         part[LANES : 2 * LANES] = np.float32(0)
         if few:

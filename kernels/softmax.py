@@ -16,7 +16,7 @@ from tinylm.kernels.jit import cgutils, intrinsic, njit, types
 from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
 from tinylm.kernels.tile import LANES, WIDTH
 from tinylm.kernels.tile_attention import BLOCK
-from tinylm.kernels.vectors import loop, multiply_add, spread
+from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
 LOWEST = np.float32(-1e30)
 """The score of what is hidden. Not -inf: two of them have a difference."""
@@ -70,62 +70,79 @@ class Vectors:
 
 @intrinsic
 def _softmax_lanes(
-    typingctx: Any, scores: Any, begin: Any, rows: Any, last: Any, highest: Any, total: Any, shrink: Any
+    typingctx: Any,
+    scores: Any,
+    begin: Any,
+    rows: Any,
+    whole: Any,
+    last: Any,
+    highest: Any,
+    total: Any,
+    shrink: Any,
 ) -> Any:
-    """`softmax_block_reference` in place, by addresses, with LANES lanes."""
+    """`softmax_block_reference` in place, by addresses, with LANES lanes; `whole`: whether nothing is hidden."""
     parts = range(LANES // WIDTH)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        scores, begin, rows, last, highest, total, shrink = arguments
+        scores, begin, rows, whole, last, highest, total, shrink = arguments
         vectors = Vectors(builder, WIDTH)
 
-        def place(address: Any, part: int, of: Any) -> Any:
-            return pointer(builder, builder.add(address, INT64(4 * WIDTH * part)), of)
-
         def registers(address: Any, of: Any = vectors.floats) -> list[Any]:
-            return [builder.load(place(address, part, of), align=4) for part in parts]
+            return [load(builder, at(builder, address, (4 * WIDTH, part)), of) for part in parts]
 
         def store(values: list[Any], address: Any) -> None:
             for part, value in enumerate(values):
-                builder.store(value, place(address, part, vectors.floats), align=4)
+                place = at(builder, address, (4 * WIDTH, part))
+                builder.store(value, pointer(builder, place, vectors.floats), align=4)
 
-        def row_address(row: Any) -> Any:
-            return builder.add(scores, builder.mul(row, INT64(4 * LANES)))
+        old, seen = registers(highest), registers(last, vectors.integers)
 
-        seen, old = registers(last, vectors.integers), registers(highest)
+        def emit(masked: bool) -> None:
+            def visible(row: Any) -> list[Any]:
+                found = registers(at(builder, scores, (4 * LANES, row)))
+                if not masked:
+                    return found
+                position = spread(builder, builder.trunc(builder.add(begin, row), INT32), vectors.integers)
+                return [
+                    builder.select(builder.icmp_signed("<=", position, limit), score, vectors.number(LOWEST))
+                    for score, limit in zip(found, seen, strict=True)
+                ]
 
-        def mask_and_compare(row: Any, state: list[Any]) -> list[Any]:
-            position = spread(builder, builder.trunc(builder.add(begin, row), INT32), vectors.integers)
-            masked = []
-            for part, score in enumerate(registers(row_address(row))):
-                visible = builder.icmp_signed("<=", position, seen[part])
-                masked.append(builder.select(visible, score, vectors.number(LOWEST)))
-            store(masked, row_address(row))
-            return [vectors.larger(one, score) for one, score in zip(state, masked, strict=True)]
+            def compare(row: Any, state: list[Any]) -> list[Any]:
+                return [vectors.larger(one, score) for one, score in zip(state, visible(row), strict=True)]
 
-        _, new = loop(builder, INT64(0), rows, 1, old, mask_and_compare)
-        factors = [vectors.exp(builder.fsub(one, two)) for one, two in zip(old, new, strict=True)]
-        sums = [builder.fmul(one, two) for one, two in zip(registers(total), factors, strict=True)]
+            _, new = loop(builder, INT64(0), rows, 1, old, compare)
+            factors = [vectors.exp(builder.fsub(one, two)) for one, two in zip(old, new, strict=True)]
+            sums = [builder.fmul(one, two) for one, two in zip(registers(total), factors, strict=True)]
 
-        def weigh(row: Any, state: list[Any]) -> list[Any]:
-            pairs = zip(registers(row_address(row)), new, strict=True)
-            weights = [vectors.exp(builder.fsub(score, one)) for score, one in pairs]
-            store(weights, row_address(row))
-            return [builder.fadd(one, two) for one, two in zip(state, weights, strict=True)]
+            def weigh(row: Any, state: list[Any]) -> list[Any]:
+                pairs = zip(visible(row), new, strict=True)
+                weights = [vectors.exp(builder.fsub(score, one)) for score, one in pairs]
+                store(weights, at(builder, scores, (4 * LANES, row)))
+                return [builder.fadd(one, two) for one, two in zip(state, weights, strict=True)]
 
-        store(loop(builder, INT64(0), rows, 1, sums, weigh)[1], total)
-        store(new, highest)
-        store(factors, shrink)
+            store(loop(builder, INT64(0), rows, 1, sums, weigh)[1], total)
+            store(new, highest)
+            store(factors, shrink)
+
+        with builder.if_else(builder.icmp_signed("!=", whole, INT64(0))) as (then, otherwise):
+            with then:
+                emit(masked=False)
+            with otherwise:
+                emit(masked=True)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 7), generate
+    return types.void(*[types.int64] * 8), generate
 
 
 @njit
 def softmax_block(scores, begin, rows, last, highest, total, shrink):
     """`softmax_block_reference` in place: scores (rows * LANES,), last int32, the others float32 (LANES,)."""
     addresses = last.ctypes.data, highest.ctypes.data, total.ctypes.data, shrink.ctypes.data
-    _softmax_lanes(scores.ctypes.data, begin, rows, *addresses)
+    seen_by_all = last[0]
+    for lane in range(LANES):
+        seen_by_all = min(seen_by_all, last[lane])
+    _softmax_lanes(scores.ctypes.data, begin, rows, np.int64(begin + rows - 1 <= seen_by_all), *addresses)
 
 
 @intrinsic

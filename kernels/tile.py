@@ -29,6 +29,9 @@ def _geometry() -> tuple[int, int, int]:
 
 
 ROWS, LANES, WIDTH = _geometry()
+NARROW = 2 * ROWS // 3
+"""Rows of the tile that is taken instead, once or twice, where the last one would be a third full or two thirds."""
+
 UNROLL = 4
 
 
@@ -145,7 +148,7 @@ def lay_side_by_side(typingctx: Any, x: Any, stride: Any, K: Any, out: Any) -> A
     return types.int64(*[types.int64] * 4), generate
 
 
-tile = _make(ROWS, LANES, WIDTH)
+tile, narrow_tile = _make(ROWS, LANES, WIDTH), _make(NARROW, LANES, WIDTH)
 """`tile(left, row stride, k stride, right, K, before, out)`: out = before + the product; by address, strides in
 bytes."""
 

@@ -55,9 +55,11 @@ def random_scores(rows: int, lanes: int) -> np.ndarray:
 
 @pytest.mark.parametrize("lanes", [FEW, LANES])
 @pytest.mark.parametrize("rows", [1, 7, 12, 13, 96])
-def test_a_block_is_as_its_reference(lanes: int, rows: int) -> None:
+@pytest.mark.parametrize("seen", ["parts", "all", "all but one"])
+def test_a_block_is_as_its_reference(lanes: int, rows: int, seen: str) -> None:
     random = np.random.default_rng(rows)
-    last = random.integers(50, 50 + rows, lanes)
+    last = random.integers(50, 50 + rows, lanes) if seen == "parts" else np.full(lanes, 49 + rows)
+    last[lanes // 2] -= seen == "all but one"
     state = Lanes(lanes, last)
     state.highest[:] = random.standard_normal(lanes) * 3
     state.total[:] = random.uniform(1, 9, lanes)

@@ -6,12 +6,29 @@ import numpy as np
 import pytest
 
 from tinylm.kernels.jit import njit
-from tinylm.kernels.tile import LANES, ROWS, UNROLL, WIDTH, lay_side_by_side, tile, turn
+from tinylm.kernels.tile import (
+    LANES,
+    NARROW,
+    ROWS,
+    UNROLL,
+    WIDTH,
+    lay_side_by_side,
+    narrow_tile,
+    tile,
+    turn,
+)
 
 
 @njit
 def run(left, row_stride, k_stride, right, K, before, out):
     tile(left.ctypes.data, row_stride, k_stride, right.ctypes.data, K, before.ctypes.data, out.ctypes.data)
+
+
+@njit
+def run_narrow(left, row_stride, k_stride, right, K, before, out):
+    narrow_tile(
+        left.ctypes.data, row_stride, k_stride, right.ctypes.data, K, before.ctypes.data, out.ctypes.data
+    )
 
 
 @njit
@@ -22,19 +39,21 @@ def run_turn(sums, out, stride):
 @pytest.mark.parametrize("K", [0, 1, UNROLL - 1, UNROLL, UNROLL + 1, 4 * UNROLL + 3, 172])
 @pytest.mark.parametrize("transposed", [False, True], ids=["rows", "columns"])
 @pytest.mark.parametrize("in_place", [False, True], ids=["elsewhere", "in place"])
-def test_the_tile_adds_a_matrix_product(K: int, transposed: bool, in_place: bool) -> None:
+@pytest.mark.parametrize("rows", [ROWS, NARROW])
+def test_the_tile_adds_a_matrix_product(K: int, transposed: bool, in_place: bool, rows: int) -> None:
     random = np.random.default_rng(K)
-    left = random.standard_normal((ROWS, K), np.float32)
+    left = random.standard_normal((rows, K), np.float32)
     right = random.standard_normal((K, LANES), np.float32)
-    before = random.standard_normal((ROWS, LANES), np.float32)
+    before = random.standard_normal((rows, LANES), np.float32)
     stored = np.ascontiguousarray(left.T if transposed else left)
-    strides = (4, 4 * ROWS) if transposed else (4 * K, 4)
-    out = np.full(ROWS * LANES + 2, 77, np.float32)
+    strides = (4, 4 * rows) if transposed else (4 * K, 4)
+    out = np.full(rows * LANES + 2, 77, np.float32)
     out[1:-1] = before.ravel()
-    run(stored, *strides, right, K, out[1:-1] if in_place else before, out[1:-1])
+    multiply = run if rows == ROWS else run_narrow
+    multiply(stored, *strides, right, K, out[1:-1] if in_place else before, out[1:-1])
     product = before + left.astype(np.float64) @ right.astype(np.float64)
     room = 1e-6 * (np.abs(before) + np.abs(left) @ np.abs(right))
-    assert (np.abs(out[1:-1].reshape(ROWS, LANES) - product) <= room).all()
+    assert (np.abs(out[1:-1].reshape(rows, LANES) - product) <= room).all()
     assert out[0] == out[-1] == 77
 
 
@@ -66,3 +85,4 @@ def test_tokens_are_laid_side_by_side(K: int) -> None:
 def test_the_geometry_fits_the_vectors() -> None:
     assert LANES % WIDTH == 0
     assert ROWS % 2 == 0
+    assert ROWS - NARROW == ROWS / 3

@@ -23,7 +23,7 @@ DEPTH = 192
 """Columns that the tile adds up before its sums go to the total: one long chain of float32 loses a digit, and a
 model can enlarge that (SmolLM2's second token: logits off by 4e-4 of the largest, 3e-6 in parts)."""
 
-STRIP = 8 * LANES
+STRIP = 16 * LANES
 """Tokens that meet a panel of weights one tile after the other, whose sums are held."""
 
 TRANSPOSED = 16
@@ -67,8 +67,8 @@ def tiled(T):
 
 
 def packed_length(T):
-    """How many tokens a packed buffer must have room for: T and what the last tile leaves empty."""
-    return T + LANES
+    """How many tokens a packed buffer has room for: T, and what the last tile leaves empty."""
+    return max(T, -(-tiled(T) // LANES) * LANES)
 
 
 @njit
@@ -117,13 +117,19 @@ def _ask_for(weight, n, k, part, parts):
 
 
 @njit
-def _write(sums, out, first, n, rows):
+def _write(sums, out, stays_packed, first, n, rows):
     """The sums of a tile to `out`, to the tokens from `first` and the rows from n on that are there."""
     stride = 4 * out.shape[1]
-    place = out.ctypes.data + stride * first + 4 * n
+    place = out.ctypes.data + stride * first
+    if stays_packed:
+        count = LANES * min(rows, BLOCK_ROWS)
+        found, there = float32_1d_at(sums, count), float32_1d_at(place + 4 * LANES * n, count)
+        for i in range(count):
+            there[i] = found[i]
+        return
     if out.shape[0] - first >= LANES and rows >= BLOCK_ROWS:
         for row in range(0, BLOCK_ROWS, ROWS):
-            turn(sums + 4 * row * LANES, place + 4 * row, stride)
+            turn(sums + 4 * row * LANES, place + 4 * (n + row), stride)
         return
     block = float32_2d_at(sums, BLOCK_ROWS, LANES)
     for token in range(min(LANES, out.shape[0] - first)):
@@ -132,7 +138,7 @@ def _write(sums, out, first, n, rows):
 
 
 @njit
-def _tiles(packed, weight, out, start, stop, n, end, panel, zeros, sums):
+def _tiles(packed, weight, out, stays_packed, start, stop, n, end, panel, zeros, sums):
     """A block of rows times the tokens `start` to `stop`, all of them in tiles; the last three by address."""
     K, size = weight.shape[1], 4 * BLOCK_ROWS * LANES
     tiles = (stop - start + LANES - 1) // LANES
@@ -140,22 +146,26 @@ def _tiles(packed, weight, out, start, stop, n, end, panel, zeros, sums):
         length = min(DEPTH, K - k)
         _widen(weight, n, k, length, panel)
         for i in range(tiles):
+            first = start + i * LANES
             if k + DEPTH < K:
                 _ask_for(weight, n, k + DEPTH, i, tiles)
             else:
                 _ask_for(weight, n + BLOCK_ROWS, 0, i, tiles)
-            right = packed.ctypes.data + 4 * ((start + i * LANES) * K + k * LANES)
+            right = packed.ctypes.data + 4 * (first * K + k * LANES)
             for row in range(0, BLOCK_ROWS, ROWS):
                 here = sums + size * i + 4 * row * LANES
                 before = zeros if k == 0 else here
                 tile(panel + 4 * DEPTH * row, 4 * DEPTH, 4, right, length, before, here)
-    for i in range(tiles):
-        _write(sums + size * i, out, start + i * LANES, n, end - n)
+            if k + DEPTH >= K:
+                _write(sums + size * i, out, stays_packed, first, n, end - n)
 
 
 @njit
-def matmul(packed, weight, out, begin, end):
-    """Rows `begin` to `end` of the weights (N, K) times the tokens that `pack` made, into out (T, N)."""
+def matmul(packed, weight, out, stays_packed, begin, end):
+    """Rows `begin` to `end` of the weights (N, K) times the tokens that `pack` made, into out (T, N).
+
+    If the result `stays_packed`, it is laid out as `pack` would have it, and takes as much room.
+    """
     T = out.shape[0]
     panel, sums = scratch(4 * BLOCK_ROWS * DEPTH), scratch(4 * BLOCK_ROWS * STRIP)
     zeros = scratch(4 * ROWS * LANES)
@@ -164,7 +174,8 @@ def matmul(packed, weight, out, begin, end):
         nothing[i] = np.float32(0)
     for start in range(0, tiled(T), STRIP):
         for n in range(begin, end, BLOCK_ROWS):
-            _tiles(packed, weight, out, start, min(tiled(T), start + STRIP), n, end, panel, zeros, sums)
+            stop = min(tiled(T), start + STRIP)
+            _tiles(packed, weight, out, stays_packed, start, stop, n, end, panel, zeros, sums)
     if tiled(T) < T:
         for n in range(begin, end):
             _few_tokens(packed, weight, out, tiled(T), n)
@@ -190,11 +201,13 @@ def matvec_bfloat16_operation(operands, begin, end):
 
 @operation
 def matmul_operation(operands, begin, end):
-    """packed (3), weight (3), out (3)."""
-    matmul(float32_2d(operands, 0), float32_2d(operands, 3), float32_2d(operands, 6), begin, end)
+    """packed (3), weight (3), out (3), whether it stays packed (1)."""
+    x, weight, out = float32_2d(operands, 0), float32_2d(operands, 3), float32_2d(operands, 6)
+    matmul(x, weight, out, operands[9], begin, end)
 
 
 @operation
 def matmul_bfloat16_operation(operands, begin, end):
-    """packed (3), weight (3), out (3)."""
-    matmul(float32_2d(operands, 0), uint16_2d(operands, 3), float32_2d(operands, 6), begin, end)
+    """packed (3), weight (3), out (3), whether it stays packed (1)."""
+    x, weight, out = float32_2d(operands, 0), uint16_2d(operands, 3), float32_2d(operands, 6)
+    matmul(x, weight, out, operands[9], begin, end)

@@ -137,6 +137,29 @@ def chained_by_tokens(rows: Sequence[Row]) -> list[Row]:
     return result
 
 
+def packed_throughout(operations: Sequence[Operation]) -> dict[Buffer, Buffer]:
+    """For results that stay packed between a matrix and the next one: the buffers where they stand.
+
+    They are those that a gate or an activation alone takes, number by number, in whatever order they lie.
+    """
+    users: dict[Buffer, list[Operation]] = {}
+    for one in operations:
+        for buffer in one.inputs:
+            users.setdefault(buffer, []).append(one)
+    makers = {one.output: one for one in operations}
+    found: dict[Buffer, Buffer] = {}
+    for one in operations:
+        if one.kind not in ("gate", "activate") or one.output not in users:
+            continue
+        before = [makers[buffer] for buffer in one.inputs]
+        packs = {other.matrix.pack if other.matrix else None for other in (*before, *users[one.output])}
+        alone = all(users[buffer] == [one] and not makers[buffer].vectors for buffer in one.inputs)
+        if alone and len(packs) == 1 and all(m.matrix and m.matrix.packs_numbers for m in before):
+            for buffer in (*one.inputs, one.output):
+                found[buffer] = Buffer(buffer.name, f"packed {buffer.rows}", buffer.width)
+    return found
+
+
 class Lowering:
     """The rows of a program, for steps of one token (`single`) or of several."""
 
@@ -145,6 +168,7 @@ class Lowering:
         self.rows: list[Row] = []
         self.packed: dict[tuple[str, str], Buffer] = {}
         operations = program.operations if single else choose_early(program.operations)
+        self.stay_packed = {} if single else packed_throughout(operations)
         for operation in operations:
             getattr(self, f"_lower_{operation.kind}")(operation)
 
@@ -210,23 +234,27 @@ class Lowering:
         if matrix.pack_single or not self.single:
             x = self._pack(matrix, x)
         rows_of_chunk = CHUNK_BYTES * matrix.shape[0] // matrix.nbytes if self.single else CHUNK_ROWS
+        place = self.stay_packed.get(out, out)
+        operands: list[Operand] = [x, *matrix.operands(), Address(place), Live(out.rows), out.width]
         self._row(
             matrix.matvec if self.single else matrix.matmul,
             matrix.shape[0],
-            [x, *matrix.operands(), out],
+            operands if self.single else [*operands, int(place is not out)],
             (x,),
-            out,
+            place,
             grain=matrix.grain,
             most=rows_of_chunk,
             weights=(matrix.operands()[0], matrix.nbytes) if self.single else (0, 0),
         )
         if "bias" in operation.vectors:
             bias = operation.vectors["bias"]
-            operands: list[Operand] = [out, *array_operands(bias)]
+            operands = [out, *array_operands(bias)]
             self._row(rows.add_bias_operation, Live(out.rows), operands, (out,), out, vectors=(bias,))
 
     def _pack(self, matrix: Matrix, x: Buffer) -> Buffer:
         """The packed form of a buffer, made once for all the matrices that it meets."""
+        if x in self.stay_packed:
+            return self.stay_packed[x]
         key = (x.name, matrix.pack.name)
         if key not in self.packed:
             packed = self.packed[key] = Buffer(
@@ -280,12 +308,12 @@ class Lowering:
         self._row(attention.combine_operation, Live("tile count", heads), operands, (parts,), out)
 
     def _elementwise(self, kernel: Kernel, numbers: list[int], operation: Operation) -> None:
-        out = operation.output
+        *inputs, out = (self.stay_packed.get(one, one) for one in (*operation.inputs, operation.output))
         operands: list[Operand] = list(numbers)
-        for buffer in (*operation.inputs, out):
+        for buffer in (*inputs, out):
             operands += [Address(buffer), Live(buffer.rows, buffer.width)]
         units = Live(out.rows, out.width, activation.BLOCK)
-        self._row(kernel, units, operands, operation.inputs, out)
+        self._row(kernel, units, operands, tuple(inputs), out)
 
     def _lower_activate(self, operation: Operation) -> None:
         self._elementwise(activation.activate_operation, [int(operation.numbers["kind"])], operation)

@@ -36,7 +36,7 @@ def product(
     packed = bench.keep(np.zeros((packed_length(T), K), np.float32))
     units = -(-T // LANES)
     chunk = CHUNK_ROWS // BLOCK_ROWS * BLOCK_ROWS
-    return [row(pack_operation, units, 1, x, packed), row(kernels[1], N, chunk, packed, weight, out)]
+    return [row(pack_operation, units, 1, x, packed), row(kernels[1], N, chunk, packed, weight, out, 0)]
 
 
 def main() -> None:

@@ -47,6 +47,13 @@ def check(found: np.ndarray, x: np.ndarray, weight: np.ndarray) -> None:
     assert (np.abs(found - x @ weight.T) / room).max() <= 1
 
 
+def packed_tokens(x: np.ndarray) -> np.ndarray:
+    """Tokens (T, K) in a packed buffer, which takes as much room as they need."""
+    packed = np.full((packed_length(len(x)), x.shape[1]), 77, np.float32)
+    pack(x, packed, 0, -(-len(x) // LANES))
+    return packed
+
+
 def multiply(x: np.ndarray, weight: np.ndarray, shares: list[tuple[int, int]] | None = None) -> np.ndarray:
     """Tokens times weights as the executor does it, with a border around the result that must not change."""
     (T, K), N = x.shape, weight.shape[0]
@@ -58,7 +65,7 @@ def multiply(x: np.ndarray, weight: np.ndarray, shares: list[tuple[int, int]] | 
     border = np.full((T + 2) * N, 77, np.float32)
     out = border[N:-N].reshape(T, N)
     for begin, end in shares or [(0, N)]:
-        matmul(packed, weight, out, begin, end)
+        matmul(packed, weight, out, False, begin, end)
     assert (room[packed_length(T) * K :] == 77).all()
     assert (border[:N] == 77).all()
     assert (border[-N:] == 77).all()
@@ -85,6 +92,21 @@ def test_several_tokens(T: int, dtype: str, keep: Any) -> None:
         stored, weight = random_weight(N, K, dtype)
         x = random_tokens(T, K)
         check(multiply(x, keep(stored)), x, weight)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("T", TOKENS)
+def test_a_result_that_stays_packed_is_as_it_would_be_packed(T: int, dtype: str) -> None:
+    for N, K in ((13, 7), (12, 172), (64, 13), (3 * BLOCK_ROWS, DEPTH + 1)):
+        stored, _ = random_weight(N, K, dtype)
+        x = random_tokens(T, K)
+        expected = packed_tokens(multiply(x, stored))
+        room = np.full((packed_length(T) + 2, N), 77, np.float32)
+        for begin, end in ((0, BLOCK_ROWS), (BLOCK_ROWS, N)):
+            matmul(packed_tokens(x), stored, room[1 : T + 1], True, begin, end)
+        np.testing.assert_array_equal(room[1:-1], expected)
+        assert (room[0] == 77).all()
+        assert (room[-1] == 77).all()
 
 
 def test_a_model_s_width() -> None:

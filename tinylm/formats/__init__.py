@@ -31,10 +31,13 @@ class Matrix(Protocol):
     """One token: operands x or packed (3), (this matrix), out (3). A unit is one row."""
 
     matmul: Operation
-    """Several tokens: operands packed (3), (this matrix), out (3). A unit is one row."""
+    """Several tokens: operands packed (3), (this matrix), out (3), whether it stays packed (1). A unit is one row."""
 
     pack: Operation
     """Makes `packed` of x: operands x (3), packed (3). Units: see `pack_units`."""
+
+    packs_numbers: bool
+    """Whether packed tokens are float32 in another order: a result can then stay packed for the next matrix."""
 
     pack_single: bool
     """Whether one token must be packed too."""

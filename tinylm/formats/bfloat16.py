@@ -24,6 +24,7 @@ class BFloat16Matrix:
     matvec = matvec_bfloat16_operation
     matmul = matmul_bfloat16_operation
     pack = pack_operation
+    packs_numbers = True
     pack_single = False
     grain = BLOCK_ROWS
 

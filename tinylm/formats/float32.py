@@ -19,6 +19,7 @@ class Float32Matrix:
     matvec = matvec_operation
     matmul = matmul_operation
     pack = pack_operation
+    packs_numbers = True
     pack_single = False
     grain = BLOCK_ROWS
 

@@ -52,6 +52,7 @@ class QuantizedMatrix:
     dequantize_reference: ClassVar[Callable[..., NDArray[np.float32]]]
 
     pack = pack_int8_operation
+    packs_numbers = False
     pack_single = True
     grain = BLOCK_ROWS
 

@@ -1,0 +1,68 @@
+"""Which results stay packed between two matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tinylm.formats import Matrix
+from tinylm.formats.bfloat16 import BFloat16Matrix, narrow
+from tinylm.formats.float32 import Float32Matrix
+from tinylm.formats.key_values import key_value_format
+from tinylm.formats.table import QUANTIZED
+from tinylm.kernels.team import Team
+from tinylm.lowering import Lowering
+from tinylm.program import Program
+
+
+def matrix(N: int, K: int, format: str) -> Matrix:
+    weights = np.random.default_rng(N).standard_normal((N, K), np.float32)
+    if format in QUANTIZED:
+        return QUANTIZED[format].quantize(weights, Team(1))
+    return BFloat16Matrix(narrow(weights)) if format == "bfloat16" else Float32Matrix(weights)
+
+
+def program(formats: tuple[str, str, str], bias: bool = False, used_twice: bool = False) -> Program:
+    """Two matrices, a gate, and a third matrix, of these formats."""
+    found = Program(
+        vocab_size=20, heads=2, key_value_heads=1, head_dim=8, inverse_frequencies=np.ones(4, np.float32)
+    )
+    x = found.embed("embed", matrix(20, 16, "float32"))
+    pre = found.matmul("pre", x, matrix(64, 16, formats[0]), np.ones(64, np.float32) if bias else None)
+    up = found.matmul("up", x, matrix(64, 16, formats[1]))
+    gate = found.gate("gate", pre, up, "silu")
+    out = found.matmul("out", gate, matrix(16, 64, formats[2]))
+    if used_twice:
+        out = found.add("sum", found.matmul("other", up, matrix(16, 64, formats[2])), out)
+    found.matmul("logits", found.chosen_rows("chosen", out), matrix(20, 16, "float32"))
+    return found
+
+
+def kernels(of: Program) -> list[str]:
+    return [row.kernel.name for row in Lowering(of, False, key_value_format("float32")).rows]
+
+
+@pytest.mark.parametrize("formats", [("float32",) * 3, ("bfloat16",) * 3, ("float32", "bfloat16", "float32")])
+def test_a_gate_between_matrices_of_plain_numbers_stays_packed(formats: tuple[str, str, str]) -> None:
+    of = program(formats)
+    names = {buffer.name: place.rows for buffer, place in Lowering(of, False, key_value_format("float32"))
+             .stay_packed.items()}  # fmt: skip
+    assert set(names) == {"pre", "up", "gate"}
+    assert set(names.values()) <= {"packed T", "packed L"}
+    assert kernels(of).count("pack_operation") == 2  # of what the two matrices read, and the logits
+    assert not Lowering(of, True, key_value_format("float32")).stay_packed
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        program(("float32",) * 3, bias=True),
+        program(("float32",) * 3, used_twice=True),
+        program(("int8",) * 3),
+        program(("float32", "float32", "int8")),
+        program(("int8", "float32", "float32")),
+    ],
+    ids=["bias", "used twice", "int8", "int8 after it", "int8 before it"],
+)
+def test_otherwise_it_does_not(other: Program) -> None:
+    assert not Lowering(other, False, key_value_format("float32")).stay_packed

@@ -76,9 +76,9 @@ NAPS = 3 * LINE
 AWAKE = 4 * LINE
 """For each worker a line: whether it will see a step that opens now."""
 
-SPINS, MANY_SPINS = 10_000, 50_000
+SPINS, MANY_SPINS = 10_000, 200_000
 """How often a thread that waits looks before it sleeps, in a step of one token and in others, whose pieces take longer:
-about 10 and 50 microseconds, where a sleep takes 70."""
+about 10 and 200 microseconds, where a sleep takes 70."""
 
 LOOKS = 20_000
 """How often a worker looks for the next step before it sleeps: about half a millisecond."""

@@ -385,7 +385,7 @@ def test_an_interrupt_keeps_what_was_shown_and_the_model(tokenizer: Tokenizer) -
 def test_an_interrupt_while_a_long_prompt_is_read(
     stories: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stories.engine, "_chunk", 256)
+    monkeypatch.setattr(stories.engine, "chunk", 256)
     told: list[tuple[int, int]] = []
 
     def interrupt(done: int, total: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as ListOf
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ CHUNK, LONG_CHUNK = 256, 512
 where such a step's working memory is no more than WORKING_BYTES."""
 
 WORKING_BYTES = 14 * 2**20
+"""Buffers of a step for which twice the tokens are worth twice the memory: 3 % of the time of SmolLM2's prompts, and of its
+peak in float32 at 1,024 positions 1 %."""
 
 LOGIT_ROWS = 32
 """Rows of logits that are held at a time when all of a text are asked for."""
@@ -84,7 +87,6 @@ class Engine:
         self.kv_dtype = automatic(matrices) if kv_dtype == "auto" else kv_dtype
         self.executor = Executor(program, _team(threads), key_value_format(self.kv_dtype))
         self._group = program.heads // program.key_value_heads
-        self._chunk = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -114,13 +116,10 @@ class Engine:
         """Threads that compute, the caller included."""
         return self.executor.team.threads
 
-    @property
+    @cached_property
     def chunk(self) -> int:
         """Tokens of a prompt a step."""
-        if not self._chunk:
-            fits = self.executor.bytes_of(LONG_CHUNK) <= WORKING_BYTES
-            self._chunk = LONG_CHUNK if fits else CHUNK
-        return self._chunk
+        return LONG_CHUNK if self.executor.bytes_of(LONG_CHUNK) <= WORKING_BYTES else CHUNK
 
     def compile(self) -> None:
         """Compile, or load from the cache, every kernel this model needs."""

@@ -44,6 +44,10 @@ FIRST_SHARE = 0.8
 """How much of a weight matrix, or of the keys and values that a token attends to, the threads take in one piece each:
 every piece begins at the memory's own pace."""
 
+PIECES, MATRIX_PIECES = 4, (8, 64)
+"""Pieces of an operation for each thread. Those of a matrix are a quarter of the tokens, so that they last as long, but at
+least and at most so many."""
+
 
 def _parts(operand: Operand) -> tuple[Operand, ...]:
     """The places that an operand takes: a buffer is an array of two dimensions."""
@@ -184,7 +188,8 @@ class _Table:
     def _share(self, tokens: int) -> None:
         """Chunks small enough that the threads end together, and how many units each wait is for."""
         units, grain = self.array[:, UNITS], self._grain
-        pieces = self._threads * np.where(self._matrices, min(max(tokens // 4, 8), 64), 4)
+        fewest, most = MATRIX_PIECES
+        pieces = self._threads * np.where(self._matrices, min(max(tokens // 4, fewest), most), PIECES)
         fair = np.maximum(np.minimum(units // pieces, self._most) // grain, 1) * grain
         ends = np.full(len(units), np.iinfo(np.int64).max)
         for eighths in range(8, 3, -1):  # of these sizes, that with which equal threads end first

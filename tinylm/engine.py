@@ -31,8 +31,8 @@ CHUNK, LONG_CHUNK = 256, 512
 where such a step's working memory is no more than WORKING_BYTES."""
 
 WORKING_BYTES = 14 * 2**20
-"""Buffers of a step for which twice the tokens are worth twice the memory: 3 % of the time of SmolLM2's prompts, and of its
-peak in float32 at 1,024 positions 1 %."""
+"""Buffers of a step for which twice the tokens are worth twice the memory: 3 % of the time of SmolLM2's prompts,
+and 1 % of its peak in float32 at 1,024 positions."""
 
 LOGIT_ROWS = 32
 """Rows of logits that are held at a time when all of a text are asked for."""

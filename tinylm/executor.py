@@ -45,8 +45,8 @@ FIRST_SHARE = 0.8
 every piece begins at the memory's own pace."""
 
 PIECES, MATRIX_PIECES = 4, (8, 64)
-"""Pieces of an operation for each thread. Those of a matrix are a quarter of the tokens, so that they last as long, but at
-least and at most so many."""
+"""Pieces of an operation for each thread. Those of a matrix are a quarter of the tokens, so that they last as long,
+within these limits."""
 
 
 def _parts(operand: Operand) -> tuple[Operand, ...]:

@@ -9,15 +9,23 @@ the shapes alone, so the result does not depend on who did which share.
 
 import numpy as np
 
-from tinylm.kernels.jit import njit, operation, plain
+from tinylm.kernels.jit import carray, njit, operation, plain
 from tinylm.kernels.narrow_floats import widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
-from tinylm.kernels.simd import CACHE_LINE, prefetch, scratch, to_float32
-from tinylm.kernels.tile import LANES, ROWS, lay_side_by_side, tile, turn
+from tinylm.kernels.simd import CACHE_LINE, keep, memory, prefetch, scratch, to_float32
+from tinylm.kernels.tile import LANES, ROWS, WIDTH, lay_side_by_side, tile, turn
 from tinylm.kernels.tile_few import dots_4, dots_8
 
 BLOCK_ROWS = 12
 """Rows of weights that all tokens meet at a time, whole tiles; shares of the work begin at multiples of it."""
+
+LONG, COLUMNS = 4096 if WIDTH > 4 else 16384, 2048
+"""Rows longer than LONG meet one token COLUMNS at a time: a whole token of that length fills the first cache (32 KB on
+x86, 64 to 128 on ARM), and as soon as it has to be read anew for each row, the weights come at half the speed."""
+
+LONG_BYTES = 128 * 1024
+"""Bytes of long rows that are read, in the order of memory, before any of them is multiplied: so many stay in the
+second cache."""
 
 DEPTH = 192
 """Columns that the tile adds up before its sums go to the total: one long chain of float32 loses a digit, and a
@@ -36,8 +44,38 @@ def matmul_reference(x, weight):
 
 
 @njit
+def _read(address, size):
+    """Have bytes come into the caches; all are read, for who reads one of each line is slower."""
+    numbers, found = carray(memory(address), (size // 8,), np.int64), np.int64(0)
+    for i in range(len(numbers)):
+        found |= numbers[i]
+    keep(found)
+
+
+@njit
+def _long_rows(x, weight, out, begin, end):
+    """`matvec` of rows longer than LONG."""
+    K = weight.shape[1]
+    row_bytes = weight.itemsize * K
+    rows = max(1, LONG_BYTES // row_bytes)
+    for first in range(begin, end, rows):
+        last = min(end, first + rows)
+        _read(weight.ctypes.data + row_bytes * first, row_bytes * (last - first))
+        for k in range(0, K, COLUMNS):
+            part = x[0, k : k + COLUMNS]
+            for n in range(first, last):
+                row, total = weight[n, k : k + COLUMNS], np.float32(0)
+                for i in range(len(row)):
+                    total += to_float32(row[i]) * part[i]
+                out[0, n] = total if k == 0 else out[0, n] + total
+
+
+@njit
 def matvec(x, weight, out, begin, end):
     """Rows `begin` to `end` of `(N, K) @ (K,) -> (N,)`: x is (1, K), out (1, N), the weights as `to_float32`."""
+    if weight.shape[1] > LONG:
+        _long_rows(x, weight, out, begin, end)
+        return
     for n in range(begin, end):
         total = np.float32(0)
         for k in range(weight.shape[1]):

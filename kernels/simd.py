@@ -171,6 +171,18 @@ def nearest_int32(typingctx: Any, number: Any) -> Any:
 
 
 @intrinsic
+def keep(typingctx: Any, number: Any) -> Any:
+    """Nothing, but LLVM believes that somebody wants this int64: what it is made of is read."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [INT64])
+        builder.asm(kind, "", "r", arguments, True)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
     """`emit_prefetch` of an address."""
 

@@ -5,6 +5,7 @@ The tile that many tokens have would read a dozen rows side by side, which takes
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -79,9 +80,8 @@ def _make(tokens: int) -> Any:
 
             zeros = [ir.Constant(ir.VectorType(FLOAT, WIDTH), [0.0] * WIDTH)] * SUMS
             k, sums = loop(builder, INT64(0), K, chains * WIDTH, zeros, some(WIDTH, chains))
-            for step in range(1, chains):
-                sums = [builder.fadd(x, y) for x, y in zip(sums, sums[step * tokens :], strict=False)]
-            k, sums = loop(builder, k, K, WIDTH, sums[:tokens], some(WIDTH, 1))
+            sums = [reduce(builder.fadd, sums[i::tokens]) for i in range(tokens)]
+            k, sums = loop(builder, k, K, WIDTH, sums, some(WIDTH, 1))
             one = ir.VectorType(FLOAT, 1)
             ends = [builder.bitcast(total, one) for total in totals(builder, sums)]
             _, ends = loop(builder, k, K, 1, ends, some(1, 1))

@@ -10,7 +10,10 @@ import pytest
 
 from tinylm.kernels.matmul import (
     BLOCK_ROWS,
+    COLUMNS,
     DEPTH,
+    LONG,
+    LONG_BYTES,
     STRIP,
     matmul,
     matmul_reference,
@@ -83,6 +86,22 @@ def test_one_token(K: int, dtype: str, keep: Any) -> None:
         check(border[:, 1:-1], x, weight)
         check(matmul_reference(x, weight), x, weight)
         assert border[0, 0] == border[0, -1] == 77
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("K", [LONG, LONG + 1, 3 * LONG + COLUMNS - 5, LONG_BYTES + 1])
+def test_one_token_and_long_rows(K: int, dtype: str, keep: Any) -> None:
+    N = 2 * LONG_BYTES // (4 * K) + 3
+    stored, weight = random_weight(N, K, dtype)
+    x = random_tokens(1, K)
+    border = np.full((1, N + 2), 77, np.float32)
+    matvec(x, keep(stored), border[:, 1:-1], 0, N)
+    check(border[:, 1:-1], x, weight)
+    assert border[0, 0] == border[0, -1] == 77
+    shares = np.empty((1, N), np.float32)
+    for begin, end in ((1, N), (0, 1)):
+        matvec(x, keep(stored), shares, begin, end)
+    np.testing.assert_array_equal(shares, border[:, 1:-1])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -19,8 +19,9 @@ from tinylm.kernels.operands import array_operands
 from tinylm.kernels.team import by_tokens_operation, chain_operation
 from tinylm.program import Buffer, Operation, Program
 
-CHUNK_BYTES = 192 * 1024
-"""Bytes of weights that a thread takes at a time in a step of one token: some microseconds of bandwidth."""
+CHUNK_BYTES = 96 * 1024
+"""Bytes of weights that a thread takes at a time in a step of one token: some microseconds of bandwidth, and fewer than
+another spins for before it sleeps."""
 
 CHUNK_ROWS = 128
 """Rows that a thread takes at a time in a step of several tokens: they stay in its cache meanwhile."""

@@ -134,7 +134,8 @@ def test_beside_a_neighbour(tmp_path: Path) -> None:
     found = {(one["threads"], one["state"]): one for one in record["results"]}
     assert set(found) == {(1, "quiet"), (1, "neighbour"), (2, "quiet"), (2, "neighbour")}
     assert found[1, "quiet"]["to_one_quiet_thread"] == 1
-    assert max(found[threads, "quiet"]["to_best_threads"] for threads in (1, 2)) == 1
+    # the best number of threads is that of the best median; in a round the other may have been faster
+    assert 1 in {found[threads, "quiet"]["to_best_threads"] for threads in (1, 2)}
     one, two = found[1, "quiet"]["tokens_per_second"], found[2, "neighbour"]["tokens_per_second"]
     ratio = found[2, "neighbour"]["to_one_quiet_thread"]
     assert two["min"] / one["max"] <= ratio <= two["max"] / one["min"]

@@ -26,9 +26,9 @@ def block_sums_reference(words):
 def block_sums(words, sums, begin, end):
     """Blocks `begin` to `end` of `block_sums_reference` into `sums` (n,)."""
     for block in range(begin, end):
-        total = np.int64(0)
-        for word in words[block * BLOCK : (block + 1) * BLOCK]:
-            total += word
+        part, total = words[block * BLOCK : (block + 1) * BLOCK], np.int64(0)
+        for i in range(len(part)):  # over the array itself it would be a word at a time, slower than memory
+            total += part[i]
         sums[block] = total
 
 

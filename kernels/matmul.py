@@ -1,8 +1,8 @@
 """Matrix products with float32 and bfloat16 weights: `(T, K) @ (N, K).T -> (T, N)`.
 
 One token is a sum along one row after the other (`matvec`): memory speed, for the memory prefers one stream to several
-rows at a time, which halve it. A few tokens are that too. More tokens go through the register
-tile: `pack` lays them side by side, and `matmul` takes BLOCK_ROWS rows of weights at a time, widened to float32, to all
+rows at a time, which halve it; rows too long for the first cache are read before they are multiplied. A few tokens
+are summed up row by row too. More tokens go through the register tile: `pack` lays them side by side, and `matmul` takes BLOCK_ROWS rows of weights at a time, widened to float32, to all
 the tokens. One unit of work is one row of the weights, for `pack` one token tile. The order of every sum is fixed by
 the shapes alone, so the result does not depend on who did which share.
 """
@@ -13,15 +13,16 @@ from tinylm.kernels.jit import carray, njit, operation, plain
 from tinylm.kernels.narrow_floats import widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
 from tinylm.kernels.simd import CACHE_LINE, keep, memory, prefetch, scratch, to_float32
-from tinylm.kernels.tile import LANES, ROWS, WIDTH, lay_side_by_side, tile, turn
-from tinylm.kernels.tile_few import dots_4, dots_8
+from tinylm.kernels.streams import LONG
+from tinylm.kernels.tile import LANES, ROWS, lay_side_by_side, tile, turn
+from tinylm.kernels.tile_few import dots_1, dots_4, dots_8
 
 BLOCK_ROWS = 12
 """Rows of weights that all tokens meet at a time, whole tiles; shares of the work begin at multiples of it."""
 
-LONG, COLUMNS = 4096 if WIDTH > 4 else 16384, 2048
-"""Rows longer than LONG meet one token COLUMNS at a time: a whole token of that length fills the first cache (32 KB on
-x86, 64 to 128 on ARM), and as soon as it has to be read anew for each row, the weights come at half the speed."""
+COLUMNS = 2048
+"""Rows longer than LONG meet one token COLUMNS at a time: a whole token of that length fills the first cache, and as soon
+as it has to be read anew for each row, the weights come at half the speed."""
 
 LONG_BYTES = 128 * 1024
 """Bytes of long rows that are read, in the order of memory, before any of them is multiplied: so many stay in the
@@ -73,14 +74,14 @@ def _long_rows(x, weight, out, begin, end):
 @njit
 def matvec(x, weight, out, begin, end):
     """Rows `begin` to `end` of `(N, K) @ (K,) -> (N,)`: x is (1, K), out (1, N), the weights as `to_float32`."""
-    if weight.shape[1] > LONG:
+    K = weight.shape[1]
+    if K > LONG:
         _long_rows(x, weight, out, begin, end)
         return
+    like, row_bytes = weight[0, 0], weight.itemsize * K
     for n in range(begin, end):
-        total = np.float32(0)
-        for k in range(weight.shape[1]):
-            total += to_float32(weight[n, k]) * x[0, k]
-        out[0, n] = total
+        row = weight.ctypes.data + row_bytes * n
+        dots_1(like, row, K, x.ctypes.data, 0, 1, out.ctypes.data + 4 * n, 0)
 
 
 @njit

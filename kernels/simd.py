@@ -149,13 +149,16 @@ def float_bits(typingctx: Any, number: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-def emit_prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
-    """Ask for the cache line at an address, which need not be valid, to be read soon."""
+def emit_prefetch(builder: ir.IRBuilder, address: ir.Value, locality: int = 3) -> None:
+    """Ask for the cache line at an address, which need not be valid, to be read soon.
+
+    `locality`: 3 for the first cache, 2 for the second.
+    """
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     line = builder.inttoptr(address, byte)
-    builder.call(function, [line, INT32(0), INT32(3), INT32(1)])  # to read, to keep, data
+    builder.call(function, [line, INT32(0), INT32(locality), INT32(1)])  # to read, data
 
 
 @intrinsic

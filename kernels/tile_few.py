@@ -1,4 +1,4 @@
-"""A row of weights times a few tokens: read once, in the order of memory, at its speed.
+"""A row of weights times one token or a few: read once, in the order of memory, at its speed.
 
 The tile that many tokens have would read a dozen rows side by side, which takes twice the time that one takes.
 """
@@ -12,7 +12,8 @@ from llvmlite import ir
 
 from tinylm.kernels.jit import intrinsic, types
 from tinylm.kernels.narrow_floats import bytes_of, load_wide
-from tinylm.kernels.simd import FLOAT, INT32, INT64, emit_prefetch, pointer
+from tinylm.kernels.simd import CACHE_LINE, FLOAT, INT32, INT64, emit_prefetch, pointer
+from tinylm.kernels.streams import emit_ahead
 from tinylm.kernels.tile import WIDTH
 from tinylm.kernels.vectors import at, load, loop, multiply_add, shuffle
 
@@ -20,8 +21,8 @@ SUMS = 8
 """Sums that grow side by side: with fewer a multiplication would wait for the one before."""
 
 AHEAD = 2048
-"""Bytes by which the weights are asked for ahead: eight loads of tokens for each of theirs leave the processor no eye
-for what comes."""
+"""Bytes by which the weights of several tokens are asked for ahead: eight loads of tokens for each of theirs leave the
+processor no eye for what comes."""
 
 
 def totals(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
@@ -34,6 +35,14 @@ def totals(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
         vectors = [builder.fadd(*(shuffle(builder, x, y, half) for half in halves)) for x, y in pairs]
         lanes //= 2
     return [builder.extract_element(one, INT32(i)) for one in vectors for i in range(one.type.count)]
+
+
+def _ask(builder: ir.IRBuilder, address: ir.Value, tokens: int) -> None:
+    """Ask for weights that come after those at an address."""
+    if tokens > 1:
+        emit_prefetch(builder, builder.add(address, INT64(AHEAD)))
+    else:
+        emit_ahead(builder, address)
 
 
 def _make(tokens: int) -> Any:
@@ -67,13 +76,14 @@ def _make(tokens: int) -> Any:
                 def body(k: Any, sums: list[Any]) -> list[Any]:
                     for step in range(steps):
                         here = builder.add(k, INT64(step * width))
-                        if width > 1:
-                            emit_prefetch(builder, at(builder, weights, (here, size), (1, AHEAD)))
-                        found = load_wide(builder, at(builder, weights, (here, size)), like, width)
+                        place = at(builder, weights, (here, size))
+                        if width > 1 and step * width * size % CACHE_LINE == 0:
+                            _ask(builder, place, tokens)
+                        found = load_wide(builder, place, like, width)
                         for i, row in enumerate(rows):
                             factor = load(builder, at(builder, row, (here, 4)), found.type)
-                            place = step * tokens + i
-                            sums[place] = multiply_add(builder, found, factor, sums[place])
+                            chain = step * tokens + i
+                            sums[chain] = multiply_add(builder, found, factor, sums[chain])
                     return sums
 
                 return body
@@ -94,6 +104,6 @@ def _make(tokens: int) -> Any:
     return dots
 
 
-dots_8, dots_4 = _make(8), _make(4)
+dots_8, dots_4, dots_1 = _make(8), _make(4), _make(1)
 """`dots_8(like, weights, K, x, stride, count, out, stride of out)`: a row (K,) of weights such as `like`, by address,
 times `count` tokens, 1 to 8, at a stride in bytes, to as many places at another."""

@@ -12,7 +12,6 @@ from tinylm.kernels.matmul import (
     BLOCK_ROWS,
     COLUMNS,
     DEPTH,
-    LONG,
     LONG_BYTES,
     STRIP,
     matmul,
@@ -22,6 +21,7 @@ from tinylm.kernels.matmul import (
     packed_length,
     tiled,
 )
+from tinylm.kernels.streams import LONG
 from tinylm.kernels.tile import LANES
 
 WIDTHS = (1, 7, 12, 13, 64, 172, 576)

@@ -9,7 +9,13 @@ import pytest
 
 from tinylm.kernels.jit import njit
 from tinylm.kernels.tile import WIDTH
-from tinylm.kernels.tile_few import dots_4, dots_8
+from tinylm.kernels.tile_few import dots_1, dots_4, dots_8
+
+
+@njit
+def run_1(weights, x, out):
+    K = x.shape[1]
+    dots_1(weights[0], weights.ctypes.data, K, x.ctypes.data, 0, 1, out.ctypes.data, 0)
 
 
 @njit
@@ -25,7 +31,7 @@ def run_8(weights, x, out):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("run", "most"), [(run_4, 4), (run_8, 8)], ids=["4", "8"])
+@pytest.mark.parametrize(("run", "most"), [(run_1, 1), (run_4, 4), (run_8, 8)], ids=["1", "4", "8"])
 @pytest.mark.parametrize("K", sorted({1, 2, 3, WIDTH - 1, WIDTH, WIDTH + 1, 2 * WIDTH, 172, 576}))
 def test_a_row_times_a_few_tokens(run: Any, most: int, K: int, dtype: str) -> None:
     for count in range(1, most + 1):

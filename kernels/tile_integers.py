@@ -15,6 +15,7 @@ from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import intrinsic, types
 from tinylm.kernels.simd import FLOAT, INT16, INT32, INT64, pointer
+from tinylm.kernels.streams import emit_ahead
 from tinylm.kernels.vectors import at, load, loop, multiply_add, opaque, spread
 
 LEVELS = (-127, -98, -77, -60, -46, -33, -21, -10, 0, 11, 23, 35, 48, 63, 82, 107)
@@ -57,6 +58,7 @@ class Products:
         self.fours = 8 // bits  # of columns, in a block
         self.weights, self.block_stride, x, token_stride, self.out, self.out_stride = places
         self.x = [at(builder, x, (token_stride, t)) for t in range(self.tokens)]
+        self.streams = False  # whether the weights come from memory, once and in order
         if self.blocks > 1:  # few products are better off with LLVM's order of what they read
             self.x = [opaque(builder, address) for address in self.x]
         self.floats, self.shorts = ir.VectorType(FLOAT, DOT.lanes), ir.VectorType(INT16, DOT.lanes)
@@ -77,6 +79,8 @@ class Products:
         """A register of a block of weights, its i-th four columns, as `DOT.add` takes them."""
         builder = self.builder
         address = at(builder, self.weights, (INT64(COLUMNS * ROWS), number), (self.block_stride, block))
+        if self.streams and i == part == 0:
+            emit_ahead(builder, address)
         address = builder.add(address, INT64(COLUMNS * DOT.lanes * part))
         numbers = load(builder, address, DOT.bytes)
         if self.bits == 8:
@@ -137,6 +141,7 @@ class _Tile(Products):
         self.steps = GROUP // COLUMNS // self.fours
         self.scales, self.scale_stride, self.x_scale, self.x_begin = arguments[4:8]
         self.added = arguments[10:]
+        self.streams = self.blocks == 1 and not self.added
 
     def first_sums(self, group: ir.Value) -> dict[Any, ir.Value]:
         """What the int32 sums of a group begin with: zero, or what pays for the offset of the weights."""

@@ -108,6 +108,13 @@ def part_size(head_dim):
 
 
 @njit
+def first_record(tasks, unit, caches, layer, heads, size):
+    """Where the first record of a unit is; a record takes so many bytes."""
+    task = tasks[unit // heads]
+    return caches[task[SEQUENCE], layer] + size * (unit % heads + heads * (task[BEGIN] // BLOCK))
+
+
+@njit
 def _wide(like, source, wide, count):
     """`count` numbers such as `like` as float32: where they stand then, which is `wide`, or `source` if they are."""
     if size_of(like) == 4:

@@ -18,6 +18,7 @@ from tinylm.kernels.attention import (
     QUERIES_HERE,
     ROW,
     SEQUENCE,
+    first_record,
     padded,
 )
 from tinylm.kernels.dot import COLUMNS, DOT, ROWS
@@ -37,6 +38,7 @@ from tinylm.kernels.simd import (
 )
 from tinylm.kernels.softmax import LOWEST
 from tinylm.kernels.softmax_int8 import top_score, weights
+from tinylm.kernels.streams import ask_ahead
 from tinylm.kernels.tile import LANES
 from tinylm.kernels.tile_attention import BLOCK
 from tinylm.kernels.tile_attention_int8 import BLOCKS, ROUND, TOKENS, make_weigh
@@ -252,8 +254,11 @@ def _weigh(values, rows, queries, numbers, shrink, scale, sums, width):
 
 
 @njit
-def _attend(records, stride, task, head_dim, packed, last, highest, total, sums, width):
-    """A task: packed queries, maxima and sums (LANES,), and by address weighted values (LANES, width)."""
+def _attend(records, stride, task, head_dim, packed, last, highest, total, sums, width, following):
+    """A task: packed queries, maxima and sums (LANES,), and by address weighted values (LANES, width).
+
+    `following`: the record that is read after it.
+    """
     queries = task[QUERIES_HERE]
     scores, numbers = scratch(4 * LANES * BLOCK), scratch(LANES * BLOCK)
     shrink, scale = float32_1d_at(scratch(4 * LANES), LANES), float32_1d_at(scratch(4 * LANES), LANES)
@@ -265,6 +270,8 @@ def _attend(records, stride, task, head_dim, packed, last, highest, total, sums,
         rows = min(BLOCK, task[END] - position)
         record = records + stride * (position // BLOCK)
         scales = record + value_scales_at(head_dim)
+        after = record + stride if position + BLOCK < task[END] else following
+        ask_ahead(after, values_at(head_dim))
         _score(packed, queries, record, head_dim, rows, scores)
         for query in range(queries):
             visible[query] = max(0, min(rows, last[query] + 1 - position))
@@ -282,6 +289,7 @@ def _attend(records, stride, task, head_dim, packed, last, highest, total, sums,
                 scores + 4 * BLOCK * query, inverses.ctypes.data, np.int64(visible[query]), top[query],
                 numbers + BLOCK * query,
             )  # fmt: skip
+        ask_ahead(after + values_at(head_dim), BLOCK * width)
         addresses = shrink.ctypes.data, scale.ctypes.data
         _weigh(record + values_at(head_dim), rows, queries, numbers, *addresses, sums, width)
 
@@ -311,7 +319,8 @@ def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts,
         part[LANES : 2 * LANES] = np.float32(0)
         records, stride = caches[task[SEQUENCE], layer] + size * head, size * heads
         highest, total = part[:LANES], part[LANES : 2 * LANES]
-        _attend(records, stride, task, head_dim, packed, last, highest, total, sums.ctypes.data, width)
+        following = first_record(tasks, min(unit + 1, end - 1), caches, layer, heads, size)
+        _attend(records, stride, task, head_dim, packed, last, highest, total, sums.ctypes.data, width, following)
         for lane in range(LANES):
             highest[lane] *= LN_2
         for lane in range(task[QUERIES_HERE]):

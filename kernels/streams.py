@@ -7,10 +7,14 @@ at 0.9 of its speed. Of an M1 nothing is known from here, so it is left alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
 
-from tinylm.kernels.simd import INT64, emit_prefetch
+from tinylm.kernels.jit import intrinsic, types
+from tinylm.kernels.simd import CACHE_LINE, INT64, emit_prefetch
 from tinylm.kernels.target import target
+from tinylm.kernels.vectors import loop
 
 OF_AMD_OR_UNKNOWN = ("znver", "bdver", "btver", "amdfam", "barcelona", "k8", "athlon", "opteron", "x86-64", "generic")
 """How LLVM's names of x86 processors begin that are not Intel's, or nobody's."""
@@ -46,3 +50,21 @@ def emit_ahead(builder: ir.IRBuilder, address: ir.Value) -> None:
     """Ask for what comes after the cache line at an address, where that helps."""
     if AHEAD:
         emit_prefetch(builder, builder.add(address, INT64(AHEAD)), SECOND_CACHE)
+
+
+@intrinsic
+def ask_ahead(typingctx: Any, address: Any, size: Any) -> Any:
+    """Ask for all lines of so many bytes at an address, where asking for what comes helps at all."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, size = arguments
+
+        def line(at: ir.Value, state: list[Any]) -> list[Any]:
+            emit_prefetch(builder, builder.add(address, at), SECOND_CACHE)
+            return state
+
+        if AHEAD:
+            loop(builder, INT64(0), size, CACHE_LINE, [], line)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate

@@ -28,7 +28,7 @@ group with the scale, of either sign, that suits it best; but for the 0, which i
 PARTS = ROWS // DOT.lanes
 """Registers of a block."""
 
-CHAINS = 4
+CHAINS = 8
 """Sums that grow side by side, at least."""
 
 IN_REGISTERS = 16 if DOT.lanes == 16 else 4

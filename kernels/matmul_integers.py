@@ -19,7 +19,7 @@ from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.hadamard import GROUP, rotate, rotate_and_round, rotate_reference
 from tinylm.kernels.jit import Function, Operation, carray, njit, operation, plain
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int32_1d_at, uint16_2d
-from tinylm.kernels.simd import float_bits, float_of_int32_bits, memory, nearest_int32, scratch, to_float32
+from tinylm.kernels.simd import CACHE_LINE, float_bits, float_of_int32_bits, memory, nearest_int32, scratch, to_float32
 from tinylm.kernels.tile_integers import make_tile
 
 BLOCK_ROWS = 2 * ROWS
@@ -40,13 +40,15 @@ MANY_FROM = 2 * MANY[0]
 """Tokens from which on the largest tile is taken, the last of which may have some of the one before again."""
 
 
-def steps_of(K: int, bits: int = 8) -> int:
+@plain
+def steps_of(K, bits=8):
     """How many blocks of columns K columns make: of four for 8 bits, of eight for 4."""
     columns = COLUMNS * 8 // bits
     return -(-K // columns)
 
 
-def groups_of(K: int) -> int:
+@plain
+def groups_of(K):
     """How many groups K columns make; the last may be smaller."""
     return -(-K // GROUP)
 
@@ -64,8 +66,12 @@ def packed_columns(K):
 
 @plain
 def packed_width(K):
-    """Places (4 bytes) of a packed token: its numbers, then each group's scale and the start of its sums."""
-    return packed_columns(K) // 4 + 2 * -(-K // GROUP)
+    """Places (4 bytes) of a packed token: its numbers, then each group's scale and the start of its sums.
+
+    They fill whole cache lines.
+    """
+    places = packed_columns(K) // 4 + 2 * -(-K // GROUP)
+    return -(-places // (CACHE_LINE // 4)) * (CACHE_LINE // 4)
 
 
 def groups_reference(weight):
@@ -190,7 +196,7 @@ def pack(x, packed, begin, end):
 
 
 @njit
-def _copy(source, width, target):
+def copy_columns(source, width, target):
     """The first columns of rows of `width` float32, at an address, to target (tokens, columns)."""
     results = float32_2d_at(source, target.shape[0], width)
     for t in range(target.shape[0]):
@@ -198,7 +204,7 @@ def _copy(source, width, target):
             target[t, row] = results[t, row]
 
 
-def _make_few(bits: int) -> Function:
+def make_few(bits: int) -> Function:
     """The product of few tokens: all rows meet those of a tile, then of the next."""
     several = 8 if DOT.lanes == 16 else MANY[0] if bits == 8 else MANY_OF_4_BITS[0]
     one, two, four = make_tile(1, 1, bits), make_tile(2, 1, bits), make_tile(min(4, several), 1, bits)
@@ -242,7 +248,7 @@ def _make_few(bits: int) -> Function:
                     one(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
                         target, target_stride)  # fmt: skip
                 if rows < ROWS:
-                    _copy(edge, ROWS, out[token : token + tokens, n : n + rows])
+                    copy_columns(edge, ROWS, out[token : token + tokens, n : n + rows])
             token += tokens
 
     return few
@@ -276,14 +282,14 @@ def _make_many(bits: int) -> Function:
                 tile(whole, tail, left, block_bytes, x, stride, factors, scale_bytes, columns, begins,
                      target, target_stride)  # fmt: skip
                 if rows < width:
-                    _copy(edge, width, out[token : token + most, n : n + rows])
+                    copy_columns(edge, width, out[token : token + most, n : n + rows])
 
     return many
 
 
 def make_product(bits: int) -> Function:
     """The kernel that multiplies with weights of so many bits."""
-    few, many = _make_few(bits), _make_many(bits)
+    few, many = make_few(bits), _make_many(bits)
 
     @njit
     def product(packed, weights, scales, K, out, begin, end):

@@ -3,13 +3,22 @@
 An array of n dimensions takes 1 + n places there: its address and its shape, C-contiguous.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.kernels.jit import carray, njit
-from tinylm.kernels.simd import memory
+from tinylm.kernels.simd import CACHE_LINE, memory
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An array, zero, that begins at a cache line: no register full of it straddles two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.zeros(size + CACHE_LINE, np.uint8)
+    skip = -room.ctypes.data % CACHE_LINE
+    return room[skip : skip + size].view(dtype).reshape(shape)
 
 
 def array_operands(array: NDArray[Any]) -> list[int]:

@@ -6,10 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.formats.key_values import Floats, KeyValueFormat, Records, key_value_format
+from tinylm.kernels.operands import aligned
 from tinylm.kernels.tile_attention import BLOCK
-
-ALIGNMENT = 64
-"""Bytes: records begin at a cache line."""
 
 SPARE = 64
 """Bytes behind the last record, which the tiles may read."""
@@ -35,9 +33,7 @@ class KeyValueCache:
         shape = (blocks, self._heads, self.format.record_bytes(self._head_dim))
         size = int(np.prod(shape))
         # zeros, not empty: the tiles read past the last position, and what they read there must be numbers
-        room = np.zeros(size + ALIGNMENT + SPARE, np.uint8)
-        begin = -room.ctypes.data % ALIGNMENT
-        return room[begin : begin + size].reshape(shape)
+        return aligned((size + SPARE,), np.uint8)[:size].reshape(shape)
 
     def reserve(self, capacity: int, used: int) -> None:
         """Make room for `capacity` positions; the first `used` keep what they hold.

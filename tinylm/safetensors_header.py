@@ -40,6 +40,7 @@ NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 
+CACHE_LINE = 64  # bytes
 LENGTH_BYTES = 8
 LONGEST_HEADER = 100_000_000  # bytes; the library's own limit
 MOST_DIMENSIONS = 32  # NumPy 1's limit
@@ -76,14 +77,17 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def format_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
-    """The first bytes of a file that holds these (name, dtype, shape) in this order, padded to 8 bytes."""
+    """The first bytes of a file that holds these (name, dtype, shape) in this order, padded to whole cache lines.
+
+    Mapped tensors of whole lines then lie in whole lines.
+    """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers insists on this entry
     end = 0
     for name, dtype, shape in tensors:
         begin, end = end, end + math.prod(shape) * NUMPY_DTYPES[dtype].itemsize
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(LENGTH_BYTES + len(text)) % CACHE_LINE)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm.kernels.operands import aligned
+from tinylm.kernels.simd import CACHE_LINE
 from tinylm.lowering import Row
 from tinylm.program import Buffer
-
-ALIGNMENT = 64
-"""Bytes: a vector register of the widest kind then never straddles two cache lines."""
 
 GUARD = 64
 """float32 that stay free around a buffer. Where one ends closer to the next than a vector loop reaches ahead,
@@ -20,13 +19,6 @@ LLVM's check for overlaps chooses the scalar loop, which rounds otherwise: bits 
 NOTHING: NDArray[np.float32] = np.zeros(0, np.float32)
 
 Facts = dict[str, int]
-
-
-def aligned(size: int) -> NDArray[np.float32]:
-    """Room for `size` float32, zero, at a multiple of ALIGNMENT."""
-    room = np.zeros(size + ALIGNMENT // 4, np.float32)
-    skip = -room.ctypes.data % ALIGNMENT // 4
-    return room[skip : skip + size]
 
 
 def groups_of(waits: NDArray[np.bool_]) -> list[int]:
@@ -63,13 +55,13 @@ class Storage:
         room = {kind: max(facts[kind], self._room.get(kind, 0)) for kind in self._kinds}
         self.drop()  # the old memory goes before the new comes
         begin, size = self._lay_out(room)
-        self._array = aligned(size)
+        self._array = aligned((size,), np.float32)
         self._begin, self._room = begin, room
         return True
 
     def _lay_out(self, room: Facts) -> tuple[dict[str, int], int]:
         """Where each buffer begins, and how many float32 all take: the largest first, each as low as it can be."""
-        unit = ALIGNMENT // 4
+        unit = CACHE_LINE // 4
         sizes = {buffer: -(-room[buffer.rows] * buffer.width // unit) * unit + GUARD for buffer in self.lives}
         taken: list[list[tuple[int, int]]] = [
             [] for _ in range(max(last for _, last in self.lives.values()) + 1)

@@ -216,7 +216,8 @@ def parts(packed: np.ndarray, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     data = packed.view(np.uint8).reshape(T, -1)
     numbers = data[:, :columns].view(np.int8)
     scales = data[:, columns : columns + 4 * groups].copy().view(np.float32)
-    begins = data[:, columns + 4 * groups :].copy().view(np.int32)
+    begins = data[:, columns + 4 * groups : columns + 8 * groups].copy().view(np.int32)
+    assert data.shape[1] % 64 == 0
     return numbers.astype(np.int64), scales, begins
 
 

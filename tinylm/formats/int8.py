@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinylm.formats.quantized import QuantizedMatrix
+from tinylm.kernels.matmul_amx import matmul_int8_amx_operation
 from tinylm.kernels.matmul_int8 import (
     dequantize_reference,
     matmul_int8_operation,
@@ -12,6 +13,7 @@ from tinylm.kernels.matmul_int8 import (
     quantize_float32_operation,
     take_int8_operation,
 )
+from tinylm.kernels.tile_amx import permitted
 
 
 class Int8Matrix(QuantizedMatrix):
@@ -19,7 +21,8 @@ class Int8Matrix(QuantizedMatrix):
 
     format, bits, stored, numpy_type = "int8", 8, "I8", np.int8
     take = take_int8_operation
-    matvec = matmul = matmul_int8_operation
+    matvec = matmul_int8_operation
+    matmul = matmul_int8_amx_operation if permitted() else matmul_int8_operation
     quantize_operations = quantize_float32_operation, quantize_bfloat16_operation
     dequantize_reference = staticmethod(dequantize_reference)
 

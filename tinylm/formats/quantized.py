@@ -25,7 +25,7 @@ from tinylm.kernels.matmul_integers import (
     round_reference,
     steps_of,
 )
-from tinylm.kernels.operands import array_operands
+from tinylm.kernels.operands import aligned, array_operands
 from tinylm.kernels.team import Team, single
 
 SCALES = ".scales"
@@ -79,7 +79,7 @@ class QuantizedMatrix:
         """A float32 matrix (N, K), or bfloat16 bits in uint16, rounded by all threads of a team."""
         shape = (weights.shape[0], weights.shape[1])
         number_shape, scale_shape = cls.stored_shapes(shape)
-        numbers, scales = np.empty(number_shape, cls.numpy_type), np.empty(scale_shape, np.uint16)
+        numbers, scales = aligned(number_shape, cls.numpy_type), aligned(scale_shape, np.uint16)
         kernel = cls.quantize_operations[weights.dtype == np.uint16]
         blocks = number_shape[0]
         operands = [*array_operands(weights), numbers.ctypes.data, number_shape[1], scales.ctypes.data]

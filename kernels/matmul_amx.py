@@ -1,0 +1,88 @@
+"""Products of many tokens with int8 weights by the matrix unit AMX: those of `matmul_int8`, to the bit."""
+
+import numpy as np
+
+from tinylm.kernels.dot import ROWS
+from tinylm.kernels.hadamard import GROUP
+from tinylm.kernels.jit import carray, njit, operation
+from tinylm.kernels.matmul_integers import copy_columns, groups_of, make_few, packed_columns, steps_of
+from tinylm.kernels.operands import float32_2d
+from tinylm.kernels.simd import memory, scratch
+from tinylm.kernels.tile_amx import (
+    CONFIGURATION,
+    LAST_LEFT,
+    LAST_RIGHT,
+    LEFT,
+    RIGHT,
+    ROOM,
+    SUMS,
+    TOKENS,
+    configure,
+    release,
+    tile_amx,
+)
+
+_few = make_few(8)
+
+
+@njit
+def _shape(address, tile, rows, row_bytes):
+    """Write the shape of a tile into a configuration."""
+    carray(memory(address), (CONFIGURATION,), np.uint8)[48 + tile] = np.uint8(rows)
+    carray(memory(address), (CONFIGURATION // 2,), np.uint16)[8 + tile] = np.uint16(row_bytes)
+
+
+@njit
+def _configure(tail):
+    """The shapes of the tiles, where the last group is `tail` blocks of columns."""
+    shapes = scratch(CONFIGURATION)
+    bytes_there = carray(memory(shapes), (CONFIGURATION,), np.uint8)
+    bytes_there[:] = np.uint8(0)
+    bytes_there[0] = np.uint8(1)
+    _shape(shapes, SUMS, TOKENS, 4 * ROWS)
+    _shape(shapes, LEFT, TOKENS, GROUP)
+    _shape(shapes, RIGHT, GROUP // 4, 4 * ROWS)
+    if tail > 0:
+        _shape(shapes, LAST_LEFT, TOKENS, 4 * tail)
+        _shape(shapes, LAST_RIGHT, tail, 4 * ROWS)
+    configure(shapes)
+
+
+@njit
+def _many(packed, weights, scales, K, out, begin, end):
+    """As `matmul_int8`, of TOKENS tokens or more."""
+    T, N = out.shape
+    columns, whole = packed_columns(K), K // GROUP
+    tail = steps_of(K) - whole * (GROUP // 4)
+    block_bytes, scale_bytes = 4 * ROWS * steps_of(K), 2 * ROWS * groups_of(K)
+    stride, room, edge = 4 * packed.shape[1], scratch(ROOM), scratch(ROOM)
+    _configure(tail)
+    for first in range(0, T, TOKENS):
+        token = min(first, T - TOKENS)  # the last tile takes some tokens again
+        x = packed.ctypes.data + stride * token
+        for n in range(begin, end, ROWS):
+            target, target_stride = out.ctypes.data + 4 * (N * token + n), 4 * N
+            rows = min(ROWS, end - n)
+            if rows < ROWS:
+                target, target_stride = edge, 4 * ROWS
+            left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
+            tile_amx(whole, tail, left, x, stride, factors, columns, room, target, target_stride)
+            if rows < ROWS:
+                copy_columns(edge, ROWS, out[token : token + TOKENS, n : n + rows])
+    release()
+
+
+@njit
+def matmul_amx(packed, weights, scales, K, out, begin, end):
+    """As `matmul_int8`."""
+    if len(out) >= TOKENS:
+        _many(packed, weights, scales, K, out, begin, end)
+    else:
+        _few(packed, weights, scales, K, out, begin, end)
+
+
+@operation
+def matmul_int8_amx_operation(operands, begin, end):
+    """As `matmul_int8_operation`, for a process to which tiles are `permitted`."""
+    packed, out = float32_2d(operands, 0), float32_2d(operands, 6)
+    matmul_amx(packed, operands[3], operands[4], operands[5], out, begin, end)

@@ -13,7 +13,7 @@ from tinylm.kernels.jit import carray, njit, operation, plain
 from tinylm.kernels.narrow_floats import widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
 from tinylm.kernels.simd import CACHE_LINE, keep, memory, prefetch, scratch, to_float32
-from tinylm.kernels.streams import LONG
+from tinylm.kernels.streams import AHEAD, KEPT, LONG
 from tinylm.kernels.tile import LANES, ROWS, lay_side_by_side, tile, turn
 from tinylm.kernels.tile_few import dots_1, dots_4, dots_8
 
@@ -33,7 +33,11 @@ DEPTH = 192
 model can enlarge that (SmolLM2's second token: logits off by 4e-4 of the largest, 3e-6 in parts)."""
 
 STRIP = 16 * LANES
-"""Tokens that meet a panel of weights one tile after the other, whose sums are held."""
+"""Tokens that meet a panel of weights one tile after the other, whose sums are held; fewer if they take more than KEPT."""
+
+ASKED = not AHEAD
+"""Whether the next panel is asked for while one is met; cores that prefer memory to be asked for further ahead do better
+without (0.98 of the time)."""
 
 TRANSPOSED = 16
 """Columns that `pack` turns at a time."""
@@ -186,7 +190,9 @@ def _tiles(packed, weight, out, stays_packed, start, stop, n, end, panel, zeros,
         _widen(weight, n, k, length, panel)
         for i in range(tiles):
             first = start + i * LANES
-            if k + DEPTH < K:
+            if not ASKED:
+                pass
+            elif k + DEPTH < K:
                 _ask_for(weight, n, k + DEPTH, i, tiles)
             else:
                 _ask_for(weight, n + BLOCK_ROWS, 0, i, tiles)
@@ -211,9 +217,10 @@ def matmul(packed, weight, out, stays_packed, begin, end):
     nothing = float32_1d_at(zeros, ROWS * LANES)
     for i in range(ROWS * LANES):
         nothing[i] = np.float32(0)
-    for start in range(0, tiled(T), STRIP):
+    strip = max(1, min(STRIP, KEPT // (4 * weight.shape[1])) // LANES) * LANES
+    for start in range(0, tiled(T), strip):
         for n in range(begin, end, BLOCK_ROWS):
-            stop = min(tiled(T), start + STRIP)
+            stop = min(tiled(T), start + strip)
             _tiles(packed, weight, out, stays_packed, start, stop, n, end, panel, zeros, sums)
     if tiled(T) < T:
         for n in range(begin, end):

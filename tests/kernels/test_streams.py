@@ -25,6 +25,7 @@ PROCESSORS = [
 def test_processors(triple: str, cpu: str, ahead: int, long: int) -> None:
     assert streams.bytes_ahead(triple, cpu) == ahead
     assert streams.long_row(triple, cpu) == long
+    assert (streams.kept_bytes(triple, cpu) < 2_000_000) == bool(ahead)
 
 
 @pytest.mark.parametrize("ahead", [0, 8192])

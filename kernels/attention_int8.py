@@ -320,7 +320,9 @@ def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts,
         records, stride = caches[task[SEQUENCE], layer] + size * head, size * heads
         highest, total = part[:LANES], part[LANES : 2 * LANES]
         following = first_record(tasks, min(unit + 1, end - 1), caches, layer, heads, size)
-        _attend(records, stride, task, head_dim, packed, last, highest, total, sums.ctypes.data, width, following)
+        _attend(
+            records, stride, task, head_dim, packed, last, highest, total, sums.ctypes.data, width, following
+        )
         for lane in range(LANES):
             highest[lane] *= LN_2
         for lane in range(task[QUERIES_HERE]):

@@ -2,9 +2,10 @@
 
 One token is a sum along one row after the other (`matvec`): memory speed, for the memory prefers one stream to several
 rows at a time, which halve it; rows too long for the first cache are read before they are multiplied. A few tokens
-are summed up row by row too. More tokens go through the register tile: `pack` lays them side by side, and `matmul` takes BLOCK_ROWS rows of weights at a time, widened to float32, to all
-the tokens. One unit of work is one row of the weights, for `pack` one token tile. The order of every sum is fixed by
-the shapes alone, so the result does not depend on who did which share.
+are summed up row by row too. More tokens go through the register tile: `pack` lays them side by side, and `matmul`
+takes BLOCK_ROWS rows of weights at a time, widened to float32, to all the tokens. One unit of work is one row of the
+weights, for `pack` one token tile. The order of every sum is fixed by the shapes alone, so the result does not depend
+on who did which share.
 """
 
 import numpy as np
@@ -21,8 +22,8 @@ BLOCK_ROWS = 12
 """Rows of weights that all tokens meet at a time, whole tiles; shares of the work begin at multiples of it."""
 
 COLUMNS = 2048
-"""Rows longer than LONG meet one token COLUMNS at a time: a whole token of that length fills the first cache, and as soon
-as it has to be read anew for each row, the weights come at half the speed."""
+"""Rows longer than LONG meet one token COLUMNS at a time: a whole token of that length fills the first cache, and as
+soon as it has to be read anew for each row, the weights come at half the speed."""
 
 LONG_BYTES = 128 * 1024
 """Bytes of long rows that are read, in the order of memory, before any of them is multiplied: so many stay in the
@@ -33,11 +34,12 @@ DEPTH = 192
 model can enlarge that (SmolLM2's second token: logits off by 4e-4 of the largest, 3e-6 in parts)."""
 
 STRIP = 16 * LANES
-"""Tokens that meet a panel of weights one tile after the other, whose sums are held; fewer if they take more than KEPT."""
+"""Tokens that meet a panel of weights one tile after the other, whose sums are held; fewer where they would take more
+than KEPT bytes."""
 
 ASKED = not AHEAD
-"""Whether the next panel is asked for while one is met; cores that prefer memory to be asked for further ahead do better
-without (0.98 of the time)."""
+"""Whether the next panel is asked for while one is met; cores that prefer memory to be asked for further ahead do
+better without (0.98 of the time)."""
 
 TRANSPOSED = 16
 """Columns that `pack` turns at a time."""
@@ -89,7 +91,7 @@ def matvec(x, weight, out, begin, end):
 
 
 @njit
-def _few_tokens(x, weight, out, first, n):
+def few_tokens(x, weight, out, first, n):
     """Row n of the weights times the tokens from `first` on."""
     like, row, K = weight[0, 0], weight.ctypes.data + weight.itemsize * n * weight.shape[1], x.shape[1]
     stride = 4 * out.shape[1]
@@ -110,8 +112,8 @@ def tiled(T):
 
 
 def packed_length(T):
-    """How many tokens a packed buffer has room for: T, and what the last tile leaves empty."""
-    return max(T, -(-tiled(T) // LANES) * LANES)
+    """How many tokens a packed buffer has room for: T, and what the last tile leaves empty, of LANES or of 16 (AMX)."""
+    return max(T, -(-tiled(T) // LANES) * LANES, -(-T // 16) * 16 if T >= 16 else 0)
 
 
 @njit
@@ -224,7 +226,7 @@ def matmul(packed, weight, out, stays_packed, begin, end):
             _tiles(packed, weight, out, stays_packed, start, stop, n, end, panel, zeros, sums)
     if tiled(T) < T:
         for n in range(begin, end):
-            _few_tokens(packed, weight, out, tiled(T), n)
+            few_tokens(packed, weight, out, tiled(T), n)
 
 
 @operation

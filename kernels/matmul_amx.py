@@ -18,6 +18,7 @@ from tinylm.kernels.tile_amx import (
     SUMS,
     TOKENS,
     configure,
+    give_shape,
     release,
     tile_amx,
 )
@@ -26,25 +27,17 @@ _few = make_few(8)
 
 
 @njit
-def _shape(address, tile, rows, row_bytes):
-    """Write the shape of a tile into a configuration."""
-    carray(memory(address), (CONFIGURATION,), np.uint8)[48 + tile] = np.uint8(rows)
-    carray(memory(address), (CONFIGURATION // 2,), np.uint16)[8 + tile] = np.uint16(row_bytes)
-
-
-@njit
 def _configure(tail):
     """The shapes of the tiles, where the last group is `tail` blocks of columns."""
     shapes = scratch(CONFIGURATION)
     bytes_there = carray(memory(shapes), (CONFIGURATION,), np.uint8)
     bytes_there[:] = np.uint8(0)
-    bytes_there[0] = np.uint8(1)
-    _shape(shapes, SUMS, TOKENS, 4 * ROWS)
-    _shape(shapes, LEFT, TOKENS, GROUP)
-    _shape(shapes, RIGHT, GROUP // 4, 4 * ROWS)
+    give_shape(shapes, SUMS, TOKENS, 4 * ROWS)
+    give_shape(shapes, LEFT, TOKENS, GROUP)
+    give_shape(shapes, RIGHT, GROUP // 4, 4 * ROWS)
     if tail > 0:
-        _shape(shapes, LAST_LEFT, TOKENS, 4 * tail)
-        _shape(shapes, LAST_RIGHT, tail, 4 * ROWS)
+        give_shape(shapes, LAST_LEFT, TOKENS, 4 * tail)
+        give_shape(shapes, LAST_RIGHT, tail, 4 * ROWS)
     configure(shapes)
 
 

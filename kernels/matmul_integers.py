@@ -19,7 +19,15 @@ from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.hadamard import GROUP, rotate, rotate_and_round, rotate_reference
 from tinylm.kernels.jit import Function, Operation, carray, njit, operation, plain
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int32_1d_at, uint16_2d
-from tinylm.kernels.simd import CACHE_LINE, float_bits, float_of_int32_bits, memory, nearest_int32, scratch, to_float32
+from tinylm.kernels.simd import (
+    CACHE_LINE,
+    float_bits,
+    float_of_int32_bits,
+    memory,
+    nearest_int32,
+    scratch,
+    to_float32,
+)
 from tinylm.kernels.tile_integers import make_tile
 
 BLOCK_ROWS = 2 * ROWS

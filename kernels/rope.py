@@ -75,7 +75,10 @@ def rope(x, positions, table, head_dim, out, begin, end):
         source, target = x.ctypes.data + x.strides[0] * token, out.ctypes.data + out.strides[0] * token
         for head in range(0, x.shape[1], head_dim):
             turn_pairs(source + 4 * head, cosines, cosines + 4 * half, half, target + 4 * head)
-            rest, kept = x[token, head + 2 * half : head + head_dim], out[token, head + 2 * half : head + head_dim]
+            rest, kept = (
+                x[token, head + 2 * half : head + head_dim],
+                out[token, head + 2 * half : head + head_dim],
+            )
             for i in range(len(rest)):
                 kept[i] = rest[i]
 

@@ -16,7 +16,18 @@ from tinylm.kernels.simd import CACHE_LINE, INT64, emit_prefetch
 from tinylm.kernels.target import target
 from tinylm.kernels.vectors import loop
 
-OF_AMD_OR_UNKNOWN = ("znver", "bdver", "btver", "amdfam", "barcelona", "k8", "athlon", "opteron", "x86-64", "generic")
+OF_AMD_OR_UNKNOWN = (
+    "znver",
+    "bdver",
+    "btver",
+    "amdfam",
+    "barcelona",
+    "k8",
+    "athlon",
+    "opteron",
+    "x86-64",
+    "generic",
+)
 """How LLVM's names of x86 processors begin that are not Intel's, or nobody's."""
 
 SECOND_CACHE = 2

@@ -79,7 +79,7 @@ def _make(rows: int, lanes: int, width: int) -> Any:
     return tile
 
 
-def _make_turn(rows: int, lanes: int, width: int) -> Any:
+def make_turn(rows: int, lanes: int, width: int) -> Any:
     """Writes what the tile of a geometry made, transposed, as an intrinsic."""
     vector = ir.VectorType(FLOAT, width)
     fours = range(0, width, 4)
@@ -152,5 +152,5 @@ tile, narrow_tile = _make(ROWS, LANES, WIDTH), _make(NARROW, LANES, WIDTH)
 """`tile(left, row stride, k stride, right, K, before, out)`: out = before + the product; by address, strides in
 bytes."""
 
-turn = _make_turn(ROWS, LANES, WIDTH)
+turn = make_turn(ROWS, LANES, WIDTH)
 """`turn(sums, out, stride)`: sums (ROWS, LANES) as LANES rows of ROWS numbers, at a stride in bytes."""

@@ -12,12 +12,13 @@ import sys
 from functools import cache
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
 from tinylm.kernels.dot import COLUMNS, ROWS
 from tinylm.kernels.hadamard import GROUP
-from tinylm.kernels.jit import cgutils, intrinsic, types
-from tinylm.kernels.simd import FLOAT, INT8, INT16, INT32, INT64
+from tinylm.kernels.jit import carray, cgutils, intrinsic, njit, types
+from tinylm.kernels.simd import FLOAT, INT8, INT16, INT32, INT64, memory
 from tinylm.kernels.target import target
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
@@ -41,8 +42,9 @@ FLOATS, INTEGERS, SHORTS = (ir.VectorType(kind, LANES) for kind in (FLOAT, INT32
 
 
 def has_amx(triple: str, features: str) -> bool:
-    """Whether a processor, in LLVM's words, multiplies tiles of int8."""
-    return triple.startswith("x86_64") and {"+amx-tile", "+amx-int8", "+avx512f"} <= set(features.split(","))
+    """Whether a processor, in LLVM's words, multiplies tiles of int8 and of bfloat16."""
+    needed = {"+amx-tile", "+amx-int8", "+amx-bf16", "+avx512f"}
+    return triple.startswith("x86_64") and needed <= set(features.split(","))
 
 
 @cache
@@ -55,14 +57,15 @@ def permitted() -> bool:
     return bool(call(ARCH_PRCTL, REQUEST_PERMISSION, ctypes.c_long(TILE_DATA)) == 0)
 
 
-def _call(builder: ir.IRBuilder, name: str, *arguments: ir.Value | int) -> None:
+def call_amx(builder: ir.IRBuilder, name: str, *arguments: ir.Value | int) -> None:
     """An instruction of the unit; whole numbers are tiles."""
     values = [INT8(one) if isinstance(one, int) else one for one in arguments]
     kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
     builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{name}"), values)
 
 
-def _address(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
+def place_at(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
+    """The pointer of an address held in an int64, as the unit's instructions take it."""
     return builder.inttoptr(number, INT8.as_pointer())
 
 
@@ -71,7 +74,7 @@ def configure(typingctx: Any, shapes: Any) -> Any:
     """Give the tiles of this thread the shapes at an address, CONFIGURATION bytes, until `release`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _call(builder, "ldtilecfg", _address(builder, arguments[0]))
+        call_amx(builder, "ldtilecfg", place_at(builder, arguments[0]))
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
@@ -82,10 +85,18 @@ def release(typingctx: Any) -> Any:
     """Give the tiles back: what is in none need not be kept when the system turns to another thread."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _call(builder, "tilerelease")
+        call_amx(builder, "tilerelease")
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@njit
+def give_shape(shapes, tile, rows, row_bytes):
+    """Write the shape of a tile into a configuration at an address."""
+    there = carray(memory(shapes), (CONFIGURATION,), np.uint8)
+    there[0], there[48 + tile] = np.uint8(1), np.uint8(rows)
+    there[16 + 2 * tile] = np.uint8(row_bytes)
 
 
 class _Products:
@@ -98,13 +109,13 @@ class _Products:
     def group(self, number: ir.Value, left: int, right: int, results: list[ir.Value]) -> list[ir.Value]:
         """The results, token by token, with a group's sums, scaled, added: in the order of `tile_integers`."""
         builder = self.builder
-        tokens = _address(builder, at(builder, self.x, (GROUP, number)))
-        weights = _address(builder, at(builder, self.weights, (GROUP * ROWS, number)))
-        _call(builder, "tilezero", SUMS)
-        _call(builder, "tileloadd64", left, tokens, self.stride)
-        _call(builder, "tileloadd64", right, weights, INT64(COLUMNS * ROWS))
-        _call(builder, "tdpbssd", SUMS, left, right)
-        _call(builder, "tilestored64", SUMS, _address(builder, self.room), INT64(4 * ROWS))
+        tokens = place_at(builder, at(builder, self.x, (GROUP, number)))
+        weights = place_at(builder, at(builder, self.weights, (GROUP * ROWS, number)))
+        call_amx(builder, "tilezero", SUMS)
+        call_amx(builder, "tileloadd64", left, tokens, self.stride)
+        call_amx(builder, "tileloadd64", right, weights, INT64(COLUMNS * ROWS))
+        call_amx(builder, "tdpbssd", SUMS, left, right)
+        call_amx(builder, "tilestored64", SUMS, place_at(builder, self.room), INT64(4 * ROWS))
         bits = load(builder, at(builder, self.scales, (2 * ROWS, number)), SHORTS, 2)
         sixteen = ir.Constant(INTEGERS, [16] * LANES)
         scale = builder.bitcast(builder.shl(builder.zext(bits, INTEGERS), sixteen), FLOATS)

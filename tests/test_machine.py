@@ -69,6 +69,19 @@ def test_commits_packed_detached_and_absent(tmp_path: Path) -> None:
     assert machine.commit(tmp_path) == "b" * 12
 
 
+def test_the_commit_of_a_further_work_tree(tmp_path: Path) -> None:
+    shared, own = tmp_path / "first" / ".git", tmp_path / "first" / ".git" / "worktrees" / "second"
+    own.mkdir(parents=True)
+    (own / "commondir").write_text("../..\n")
+    (own / "HEAD").write_text("ref: refs/heads/other\n")
+    (shared / "refs" / "heads").mkdir(parents=True)
+    (shared / "refs" / "heads" / "other").write_text("c" * 40 + "\n")
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / ".git").write_text(f"gitdir: {own}\n")
+    assert machine.commit(second) == "c" * 12
+
+
 def test_the_identity_changes_with_any_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = machine.identity()["sources"]
     assert machine.identity()["sources"] == before

@@ -30,7 +30,7 @@ CHUNK, LONG_CHUNK = 256, 512
 """Tokens of a prompt a step: enough that weights are read rarely, few enough that Ctrl-C is heard soon. The second
 where such a step's working memory is no more than WORKING_BYTES."""
 
-WORKING_BYTES = 14 * 2**20
+WORKING_BYTES = 15 * 2**20
 """Buffers of a step for which twice the tokens are worth twice the memory: 3 % of the time of SmolLM2's prompts,
 and 1 % of its peak in float32 at 1,024 positions."""
 

@@ -107,16 +107,21 @@ def identity() -> dict[str, str | None]:
 
 def commit(folder: Path) -> str | None:
     """The commit that a checkout stands on, read from `.git` without running git; None where there is none."""
-    git = folder / ".git"
+    git = common = folder / ".git"
     try:
+        if (
+            git.is_file()
+        ):  # one of several work trees: it names its own folder, which names the one they share
+            git = folder / git.read_text(encoding="utf-8").removeprefix("gitdir: ").strip()
+            common = git / (git / "commondir").read_text(encoding="utf-8").strip()
         head = (git / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):
             return head[:12] or None
         name = head[len("ref: ") :]
-        loose = git / name
+        loose = common / name
         if loose.is_file():
             return loose.read_text(encoding="utf-8").strip()[:12]
-        for line in (git / "packed-refs").read_text(encoding="utf-8").splitlines():
+        for line in (common / "packed-refs").read_text(encoding="utf-8").splitlines():
             if line.endswith(f" {name}"):
                 return line.partition(" ")[0][:12]
     except (OSError, UnicodeDecodeError):

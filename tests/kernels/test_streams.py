@@ -36,4 +36,4 @@ def test_what_is_written_for_them(monkeypatch: pytest.MonkeyPatch, ahead: int) -
     builder = ir.IRBuilder(function.append_basic_block())
     streams.emit_ahead(builder, function.args[0])
     builder.ret_void()
-    assert str(module).count("call void @\"llvm.prefetch.p0\"") == bool(ahead)
+    assert str(module).count('call void @"llvm.prefetch.p0"') == bool(ahead)

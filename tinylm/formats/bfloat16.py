@@ -11,9 +11,17 @@ from tinylm.kernels.matmul import (
     matvec_bfloat16_operation,
     pack_operation,
 )
+from tinylm.kernels.matmul_amx_bf16 import (
+    ROWS,
+    fits,
+    matmul_bfloat16_amx_operation,
+    pack_amx_operation,
+    packed_width,
+)
 from tinylm.kernels.operands import array_operands
 from tinylm.kernels.rows import take_bfloat16_operation
 from tinylm.kernels.tile import LANES
+from tinylm.kernels.tile_amx import TOKENS, permitted
 
 
 class BFloat16Matrix:
@@ -22,24 +30,26 @@ class BFloat16Matrix:
     format = "bfloat16"
     take = take_bfloat16_operation
     matvec = matvec_bfloat16_operation
-    matmul = matmul_bfloat16_operation
-    pack = pack_operation
-    packs_numbers = True
     pack_single = False
-    grain = BLOCK_ROWS
 
     def __init__(self, bits: NDArray[np.uint16]) -> None:
         self._bits = bits
         self.shape: tuple[int, int] = bits.shape
         self.nbytes = bits.nbytes
+        by_amx = permitted() and fits(*self.shape)
+        self.matmul = matmul_bfloat16_amx_operation if by_amx else matmul_bfloat16_operation
+        self.pack = pack_amx_operation if by_amx else pack_operation
+        self.packs_numbers = not by_amx
+        self.grain = ROWS if by_amx else BLOCK_ROWS
+        self._tile = TOKENS if by_amx else LANES
 
     def pack_width(self) -> int:
-        """K: packed tokens are float32 too."""
-        return self.shape[1]
+        """K: packed tokens are float32 too; or planes of bfloat16."""
+        return self.shape[1] if self.packs_numbers else packed_width(self.shape[1])
 
     def pack_units(self) -> tuple[int, int]:
-        """A unit is a tile of LANES tokens."""
-        return 1, LANES
+        """A unit is a tile of tokens."""
+        return 1, self._tile
 
     def operands(self) -> list[int]:
         """Address, N, K."""

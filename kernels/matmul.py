@@ -192,11 +192,9 @@ def _tiles(packed, weight, out, stays_packed, start, stop, n, end, panel, zeros,
         _widen(weight, n, k, length, panel)
         for i in range(tiles):
             first = start + i * LANES
-            if not ASKED:
-                pass
-            elif k + DEPTH < K:
+            if ASKED and k + DEPTH < K:
                 _ask_for(weight, n, k + DEPTH, i, tiles)
-            else:
+            elif ASKED:
                 _ask_for(weight, n + BLOCK_ROWS, 0, i, tiles)
             right = packed.ctypes.data + 4 * (first * K + k * LANES)
             for row in range(0, BLOCK_ROWS, ROWS):

@@ -1,13 +1,11 @@
 """Products of many tokens with int8 weights by the matrix unit AMX: those of `matmul_int8`, to the bit."""
 
-import numpy as np
-
 from tinylm.kernels.dot import ROWS
 from tinylm.kernels.hadamard import GROUP
-from tinylm.kernels.jit import carray, njit, operation
+from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.matmul_integers import copy_columns, groups_of, make_few, packed_columns, steps_of
 from tinylm.kernels.operands import float32_2d
-from tinylm.kernels.simd import memory, scratch
+from tinylm.kernels.simd import scratch
 from tinylm.kernels.tile_amx import (
     CONFIGURATION,
     LAST_LEFT,
@@ -17,6 +15,7 @@ from tinylm.kernels.tile_amx import (
     ROOM,
     SUMS,
     TOKENS,
+    clear_shapes,
     configure,
     give_shape,
     release,
@@ -30,8 +29,7 @@ _few = make_few(8)
 def _configure(tail):
     """The shapes of the tiles, where the last group is `tail` blocks of columns."""
     shapes = scratch(CONFIGURATION)
-    bytes_there = carray(memory(shapes), (CONFIGURATION,), np.uint8)
-    bytes_there[:] = np.uint8(0)
+    clear_shapes(shapes)
     give_shape(shapes, SUMS, TOKENS, 4 * ROWS)
     give_shape(shapes, LEFT, TOKENS, GROUP)
     give_shape(shapes, RIGHT, GROUP // 4, 4 * ROWS)

@@ -92,11 +92,18 @@ def release(typingctx: Any) -> Any:
 
 
 @njit
+def clear_shapes(shapes):
+    """Make a configuration at an address one of tiles without rows."""
+    there = carray(memory(shapes), (CONFIGURATION,), np.uint8)
+    there[:] = np.uint8(0)
+    there[0] = np.uint8(1)
+
+
+@njit
 def give_shape(shapes, tile, rows, row_bytes):
     """Write the shape of a tile into a configuration at an address."""
     there = carray(memory(shapes), (CONFIGURATION,), np.uint8)
-    there[0], there[48 + tile] = np.uint8(1), np.uint8(rows)
-    there[16 + 2 * tile] = np.uint8(row_bytes)
+    there[48 + tile], there[16 + 2 * tile] = np.uint8(rows), np.uint8(row_bytes)
 
 
 class _Products:

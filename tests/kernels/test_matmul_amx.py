@@ -20,10 +20,12 @@ from tinylm.formats.bfloat16 import BFloat16Matrix, narrow, widen
 from tinylm.kernels import tile_amx
 from tinylm.kernels.matmul import packed_length
 from tinylm.kernels.matmul_amx import matmul_amx
-from tinylm.kernels.matmul_amx_bf16 import ROWS, fits, matmul_amx_bf16, pack_amx, planes_reference
+from tinylm.kernels.matmul_amx_bf16 import fits, matmul_amx_bf16, pack_amx
+from tinylm.kernels.matmul_amx_bf16 import packed_width as planes_width
 from tinylm.kernels.matmul_int8 import matmul_int8, quantize_reference
 from tinylm.kernels.matmul_integers import pack, packed_width
 from tinylm.kernels.tile_amx import TOKENS, has_amx, permitted
+from tinylm.kernels.tile_amx_bf16 import ROWS, planes_reference
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "emit_assembly.py"
 X86 = "x86_64-unknown-linux-gnu"
@@ -117,7 +119,7 @@ def test_bfloat16_is_as_exact_as_float32(T: int, keep: Any) -> None:
         random = np.random.default_rng(1000 * N + K)
         bits = narrow(random.standard_normal((N, K), np.float32))
         x = random.standard_normal((T, K), np.float32) * random.uniform(0.01, 100, (T, 1)).astype(np.float32)
-        packed = np.full((packed_length(T) + 1, 3 * K // 2), 77, np.float32)
+        packed = np.full((packed_length(T) + 1, planes_width(K)), 77, np.float32)
         for tile in reversed(range(-(-T // TOKENS))):
             pack_amx(keep(x), packed[:-1], tile, tile + 1)
         assert (packed[-1] == 77).all()

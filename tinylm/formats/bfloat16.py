@@ -12,7 +12,6 @@ from tinylm.kernels.matmul import (
     pack_operation,
 )
 from tinylm.kernels.matmul_amx_bf16 import (
-    ROWS,
     fits,
     matmul_bfloat16_amx_operation,
     pack_amx_operation,
@@ -22,6 +21,7 @@ from tinylm.kernels.operands import array_operands
 from tinylm.kernels.rows import take_bfloat16_operation
 from tinylm.kernels.tile import LANES
 from tinylm.kernels.tile_amx import TOKENS, permitted
+from tinylm.kernels.tile_amx_bf16 import ROWS
 
 
 class BFloat16Matrix:

@@ -14,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TESTS = [
     "test_tile.py",
+    "test_rope.py",
     "test_tile_few.py",
     "test_softmax.py",
     "test_tile_attention.py",

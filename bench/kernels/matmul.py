@@ -8,35 +8,28 @@ from __future__ import annotations
 import numpy as np
 
 from bench.measure import Bench, row
-from tinylm.kernels.jit import Operation
-from tinylm.kernels.matmul import (
-    BLOCK_ROWS,
-    matmul_bfloat16_operation,
-    matmul_operation,
-    matvec_bfloat16_operation,
-    matvec_operation,
-    pack_operation,
-    packed_length,
-)
-from tinylm.kernels.tile import LANES
+from tinylm.formats.bfloat16 import BFloat16Matrix, narrow
+from tinylm.formats.float32 import Float32Matrix
+from tinylm.kernels.matmul import packed_length
 from tinylm.lowering import CHUNK_BYTES, CHUNK_ROWS
 
 K = 576
 
 
-def product(
-    bench: Bench, T: int, weight: np.ndarray, kernels: tuple[Operation, Operation]
-) -> list[list[int]]:
+def product(bench: Bench, T: int, matrix: Float32Matrix | BFloat16Matrix) -> list[list[int]]:
     """The rows of a product: for one token `matvec`, else `pack` and `matmul`."""
-    N = len(weight)
+    N = matrix.shape[0]
     x, out = bench.numbers(T, K), bench.keep(np.zeros((T, N), np.float32))
     if T == 1:
-        chunk = CHUNK_BYTES // (weight.itemsize * K) // BLOCK_ROWS * BLOCK_ROWS
-        return [row(kernels[0], N, chunk, x, weight, out)]
-    packed = bench.keep(np.zeros((packed_length(T), K), np.float32))
-    units = -(-T // LANES)
-    chunk = CHUNK_ROWS // BLOCK_ROWS * BLOCK_ROWS
-    return [row(pack_operation, units, 1, x, packed), row(kernels[1], N, chunk, packed, weight, out, 0)]
+        chunk = CHUNK_BYTES * N // matrix.nbytes // matrix.grain * matrix.grain
+        return [row(matrix.matvec, N, chunk, x, *matrix.operands(), out)]
+    packed = bench.keep(np.zeros((packed_length(T), matrix.pack_width()), np.float32))
+    units, tokens = matrix.pack_units()
+    chunk = CHUNK_ROWS // matrix.grain * matrix.grain
+    return [
+        row(matrix.pack, -(-T * units // tokens), 1, x, packed),
+        row(matrix.matmul, N, chunk, packed, *matrix.operands(), out, 0),
+    ]
 
 
 def main() -> None:
@@ -44,19 +37,14 @@ def main() -> None:
     bench = Bench("matmul", __doc__)
     N = bench.size(98304)
     weight = bench.numbers(N, K)
-    bits = bench.keep((weight.view(np.uint32) >> 16).astype(np.uint16))
-    formats = {
-        "float32": (weight, (matvec_operation, matmul_operation)),
-        "bfloat16": (bits, (matvec_bfloat16_operation, matmul_bfloat16_operation)),
-    }
-    for name, (stored, kernels) in formats.items():
+    bits = bench.keep(narrow(weight))
+    for make, stored in ((Float32Matrix, weight), (BFloat16Matrix, bits)):
+        matrix, part = make(stored), make(stored[:1536])
         for T in (1, 2, 4, 8):
-            rows = product(bench, T, stored, kernels)
-            bench.add(f"{name}, {T} x {K} by {N}", rows, read=stored.nbytes)
-        part = stored[:1536]
+            bench.add(f"{make.format}, {T} x {K} by {N}", product(bench, T, matrix), read=matrix.nbytes)
         for T in (16, 64, 256):
-            rows = product(bench, T, part, kernels)
-            bench.add(f"{name}, {T} x {K} by {len(part)}", rows, multiply=2.0 * T * part.size)
+            work = 2.0 * T * K * part.shape[0]
+            bench.add(f"{make.format}, {T} x {K} by {part.shape[0]}", product(bench, T, part), multiply=work)
     bench.run()
 
 

@@ -109,9 +109,12 @@ def test_files_are_told_by_size_and_checksum(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_kernel_facts_are_those_of_the_kernels() -> None:
     from tinylm.kernels.dot import DOT
+    from tinylm.kernels.streams import AHEAD
+    from tinylm.kernels.tile_amx import permitted
 
     facts = receipt.kernel_facts()
     assert (facts["int8_product"], facts["int8_lanes"]) == (DOT.kind, DOT.lanes)
+    assert (facts["amx"], facts["bytes_ahead"]) == (permitted(), AHEAD)
     assert facts["cpu"]
     if "512" in DOT.kind:
         assert "avx512vnni" in facts["features"]

@@ -39,7 +39,9 @@ def receipt(folder: Path, options: Sequence[str] = ()) -> dict[str, Any]:
 def kernel_facts() -> dict[str, Any]:
     """For which processor the kernels are compiled, and what they chose of it."""
     from tinylm.kernels.dot import DOT
+    from tinylm.kernels.streams import AHEAD
     from tinylm.kernels.target import target
+    from tinylm.kernels.tile_amx import permitted
 
     triple, cpu, features = target()
     have = set(features.split(","))
@@ -49,6 +51,8 @@ def kernel_facts() -> dict[str, Any]:
         "features": [name for name in FEATURES if f"+{name}" in have],
         "int8_product": DOT.kind,
         "int8_lanes": DOT.lanes,
+        "amx": permitted(),
+        "bytes_ahead": AHEAD,
     }
 
 

@@ -95,7 +95,7 @@ def _write(sums, out, token, n):
 @njit
 def matmul_amx_bf16(packed, weight, out, begin, end):
     """Rows `begin` to `end` of the weights (N, K), bits in uint16, times what `pack_amx` made, into out (T, N)."""
-    T, (N, K) = len(out), weight.shape
+    T, N, K = len(out), weight.shape[0], weight.shape[1]
     if T < TOKENS:
         x = float32_2d_at(packed.ctypes.data, T, K)
         for n in range(begin, end):

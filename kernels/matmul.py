@@ -16,6 +16,7 @@ from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, ui
 from tinylm.kernels.simd import CACHE_LINE, keep, memory, prefetch, scratch, to_float32
 from tinylm.kernels.streams import AHEAD, KEPT, LONG
 from tinylm.kernels.tile import LANES, ROWS, lay_side_by_side, tile, turn
+from tinylm.kernels.tile_amx import TOKENS
 from tinylm.kernels.tile_few import dots_1, dots_4, dots_8
 
 BLOCK_ROWS = 12
@@ -112,8 +113,9 @@ def tiled(T):
 
 
 def packed_length(T):
-    """How many tokens a packed buffer has room for: T, and what the last tile leaves empty, of LANES or of 16 (AMX)."""
-    return max(T, -(-tiled(T) // LANES) * LANES, -(-T // 16) * 16 if T >= 16 else 0)
+    """How many tokens a packed buffer has room for: T, and what the last tile leaves empty, LANES wide or AMX's."""
+    by_amx = -(-T // TOKENS) * TOKENS if T >= TOKENS else 0
+    return max(T, -(-tiled(T) // LANES) * LANES, by_amx)
 
 
 @njit

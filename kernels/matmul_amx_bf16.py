@@ -27,7 +27,7 @@ SUMS_BYTES = 4 * ROWS * 2 * TOKENS
 BLOCKS = 4
 """Blocks of ROWS that meet tokens, DEPTH columns at a time, one after the other: those then stay in the first cache."""
 
-_turn = make_turn(TOKENS, 2 * TOKENS, 16)
+_turn = make_turn(TOKENS, 2 * TOKENS, TOKENS)
 
 
 def fits(N, K):
@@ -74,7 +74,7 @@ def _configure():
     shapes = scratch(CONFIGURATION)
     clear_shapes(shapes)
     for tile in range(8):
-        give_shape(shapes, tile, 16, ROW_BYTES)
+        give_shape(shapes, tile, TOKENS, ROW_BYTES)
     configure(shapes)
 
 
@@ -83,7 +83,7 @@ def _write(sums, out, token, n):
     """Sums (32 rows, 32 tokens) to the tokens that are there."""
     stride = 4 * out.shape[1]
     if out.shape[0] - token >= 2 * TOKENS:
-        for row in range(0, ROWS, 16):
+        for row in range(0, ROWS, TOKENS):
             _turn(sums + 8 * TOKENS * row, out.ctypes.data + stride * token + 4 * (n + row), stride)
         return
     block = float32_2d_at(sums, ROWS, 2 * TOKENS)

@@ -18,7 +18,7 @@ from llvmlite import ir
 from tinylm.kernels.dot import COLUMNS, ROWS
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import carray, cgutils, intrinsic, njit, types
-from tinylm.kernels.simd import FLOAT, INT8, INT16, INT32, INT64, memory
+from tinylm.kernels.simd import FLOAT, INT8, INT16, INT32, INT64, memory, pointer
 from tinylm.kernels.target import target
 from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 
@@ -64,17 +64,12 @@ def call_amx(builder: ir.IRBuilder, name: str, *arguments: ir.Value | int) -> No
     builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{name}"), values)
 
 
-def place_at(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
-    """The pointer of an address held in an int64, as the unit's instructions take it."""
-    return builder.inttoptr(number, INT8.as_pointer())
-
-
 @intrinsic
 def configure(typingctx: Any, shapes: Any) -> Any:
     """Give the tiles of this thread the shapes at an address, CONFIGURATION bytes, until `release`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        call_amx(builder, "ldtilecfg", place_at(builder, arguments[0]))
+        call_amx(builder, "ldtilecfg", pointer(builder, arguments[0], INT8))
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
@@ -116,13 +111,13 @@ class _Products:
     def group(self, number: ir.Value, left: int, right: int, results: list[ir.Value]) -> list[ir.Value]:
         """The results, token by token, with a group's sums, scaled, added: in the order of `tile_integers`."""
         builder = self.builder
-        tokens = place_at(builder, at(builder, self.x, (GROUP, number)))
-        weights = place_at(builder, at(builder, self.weights, (GROUP * ROWS, number)))
+        tokens = pointer(builder, at(builder, self.x, (GROUP, number)), INT8)
+        weights = pointer(builder, at(builder, self.weights, (GROUP * ROWS, number)), INT8)
         call_amx(builder, "tilezero", SUMS)
         call_amx(builder, "tileloadd64", left, tokens, self.stride)
         call_amx(builder, "tileloadd64", right, weights, INT64(COLUMNS * ROWS))
         call_amx(builder, "tdpbssd", SUMS, left, right)
-        call_amx(builder, "tilestored64", SUMS, place_at(builder, self.room), INT64(4 * ROWS))
+        call_amx(builder, "tilestored64", SUMS, pointer(builder, self.room, INT8), INT64(4 * ROWS))
         bits = load(builder, at(builder, self.scales, (2 * ROWS, number)), SHORTS, 2)
         sixteen = ir.Constant(INTEGERS, [16] * LANES)
         scale = builder.bitcast(builder.shl(builder.zext(bits, INTEGERS), sixteen), FLOATS)
@@ -158,7 +153,7 @@ def tile_amx(
         _, results = loop(builder, INT64(0), is_part, 1, results, last)
         for token, result in enumerate(results):
             place = at(builder, out, (out_stride, token))
-            builder.store(result, builder.inttoptr(place, FLOATS.as_pointer()), align=4)
+            builder.store(result, pointer(builder, place, FLOATS), align=4)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), generate

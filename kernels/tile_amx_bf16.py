@@ -13,8 +13,8 @@ import numpy as np
 from llvmlite import ir
 
 from tinylm.kernels.jit import intrinsic, types
-from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
-from tinylm.kernels.tile_amx import TOKENS, call_amx, place_at
+from tinylm.kernels.simd import FLOAT, INT8, INT32, INT64, pointer
+from tinylm.kernels.tile_amx import TOKENS, call_amx
 from tinylm.kernels.vectors import at, load, loop, shuffle, transposed
 
 COLUMNS = 32
@@ -114,11 +114,13 @@ def tile_amx_bf16(
         def step(number: Any, state: list[Any]) -> list[Any]:
             for half in (0, 1):
                 rows = at(builder, left, (ROW_BYTES, number), (row_bytes, TOKENS * half))
-                call_amx(builder, "tileloadd64", 4 + half, place_at(builder, rows), row_bytes)
+                call_amx(builder, "tileloadd64", 4 + half, pointer(builder, rows, INT8), row_bytes)
             for part in range(PLANES):
                 for half in (0, 1):
                     tokens = at(builder, right, (STEP_BYTES, number), (plane, part), (tile_bytes, half))
-                    call_amx(builder, "tileloadd64", 6 + half, place_at(builder, tokens), INT64(ROW_BYTES))
+                    call_amx(
+                        builder, "tileloadd64", 6 + half, pointer(builder, tokens, INT8), INT64(ROW_BYTES)
+                    )
                 for sums in range(4):
                     call_amx(builder, "tdpbf16ps", sums, 4 + sums // 2, 6 + sums % 2)
             return state
@@ -126,7 +128,7 @@ def tile_amx_bf16(
         loop(builder, INT64(0), steps, 1, [], step)
         for sums in range(4):
             place = at(builder, out, (2 * ROW_BYTES * TOKENS, sums // 2), (ROW_BYTES, sums % 2))
-            call_amx(builder, "tilestored64", sums, place_at(builder, place), INT64(2 * ROW_BYTES))
+            call_amx(builder, "tilestored64", sums, pointer(builder, place, INT8), INT64(2 * ROW_BYTES))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7), generate

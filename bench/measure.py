@@ -23,7 +23,8 @@ import numpy as np
 from bench.machine import Limits, describe
 from tinylm.kernels.bandwidth import BLOCK, block_sums_operation
 from tinylm.kernels.jit import Operation, operation
-from tinylm.kernels.team import AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS, Team
+from tinylm.kernels.team import Team
+from tinylm.kernels.walk import AWAITED, CHUNK, FUNCTION, OPERANDS, UNITS
 
 PLACES = OPERANDS + 20
 SHORTEST = 2e-3

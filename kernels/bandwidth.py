@@ -9,7 +9,8 @@ import numpy as np
 from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.operands import int64_1d
 from tinylm.kernels.streams import AHEAD, ask_ahead
-from tinylm.kernels.team import Team, single
+from tinylm.kernels.team import Team
+from tinylm.kernels.walk import single
 
 BLOCK = 2**15
 """int64 in a unit of work: 256 KiB."""

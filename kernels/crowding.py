@@ -1,66 +1,42 @@
-"""How many workers to invite to a step, where other programs want the cores too.
+"""Whether other programs want the cores too.
 
-A step of one token reads memory that one thread nearly exhausts, and cannot end before its slowest thread. So a worker
-whose core is taken away in the middle can cost more than it helps. Where threads wait for one that does not run,
-a few steps with one worker less are tried; whatever is tried stays only if the steps were faster.
+A step of one token cannot end before its slowest thread, and a core is taken away for as long as a whole step lasts. So
+where threads wait for one that does not run, the next steps are those whose pieces whoever waits does again (`walk`).
+These need more memory, and what is done twice is done in vain where the other was only slow; so not always.
 """
 
 from __future__ import annotations
-
-from collections import deque
 
 CROWDED = 8
 """Naps of a step, of 70 microseconds or more each, that threads took waiting for one that was not running."""
 
 TWICE = 2
-"""So many crowded steps, of PATIENCE, before something is tried: one may be chance."""
+"""So many crowded steps, of PATIENCE, before pieces are done again: one may be chance."""
 
-TRIAL = 4
-"""Steps of a trial, whose mean time is held against that of as many or twice as many before it."""
+CALM = 24
+"""Pieces that are done again in PATIENCE steps of quiet threads, at most: 3 to 14 were measured, beside a busy
+process 50."""
 
-PATIENCE, MOST_PATIENCE = 32, 512
-"""Steps before the next trial; twice as many each time that one was in vain."""
+PATIENCE = 32
+"""Steps after which is counted anew."""
 
 
 class Crowding:
-    """Decides how many of `workers` threads beside the caller are invited to the next step."""
+    """Decides whether the next step of one token is `helping`."""
 
-    def __init__(self, workers: int) -> None:
-        self._workers = self.invited = workers
-        self._seconds: deque[float] = deque(maxlen=2 * TRIAL)
-        self._before: tuple[int, float] | None = None
-        self._crowded = self._steps = 0
-        self._patience, self._wait = PATIENCE, TRIAL
+    def __init__(self) -> None:
+        self.helping = False
+        self._steps = self._count = 0
 
-    def note(self, naps: int, seconds: float) -> None:
-        """What the step before was like."""
-        self._seconds.append(seconds)
+    def note(self, naps: int, helps: int) -> None:
+        """What the step before was like: how often a thread slept, and how often one did a piece again."""
         self._steps += 1
-        if self._before is not None:
-            self._judge(*self._before)
-            return
-        self._crowded += naps >= CROWDED
-        if self._steps >= self._wait and self._crowded >= TWICE and self.invited:
-            self._try(self.invited - 1)
-        elif self._steps >= max(self._wait, PATIENCE) and self.invited < self._workers:
-            self._try(self.invited + 1)
-        elif self._steps % PATIENCE == 0:
-            self._crowded = 0
+        self._count += helps if self.helping else naps >= CROWDED
+        if not self.helping and self._count >= TWICE:
+            self._become(True)
+        elif self._steps == PATIENCE:
+            self._become(self.helping and self._count > CALM)
 
-    def _try(self, invited: int) -> None:
-        self._before = self.invited, sum(self._seconds) / len(self._seconds)
-        self.invited = invited
-        self._seconds.clear()
-
-    def _judge(self, invited: int, seconds: float) -> None:
-        """After a trial: back to what was before, if it was no faster."""
-        if len(self._seconds) < TRIAL:
-            return
-        if sum(self._seconds) / len(self._seconds) < seconds:
-            self._patience = PATIENCE
-        else:
-            self.invited = invited
-            self._seconds.clear()
-            self._patience = min(2 * self._patience, MOST_PATIENCE)
-        self._wait, self._before = self._patience, None
-        self._crowded = self._steps = 0
+    def _become(self, helping: bool) -> None:
+        self.helping = helping
+        self._steps = self._count = 0

@@ -66,6 +66,7 @@ def _long_rows(x, weight, out, begin, end):
     K = weight.shape[1]
     row_bytes = weight.itemsize * K
     rows = max(1, LONG_BYTES // row_bytes)
+    sums = float32_1d_at(scratch(4 * rows), rows)
     for first in range(begin, end, rows):
         last = min(end, first + rows)
         _read(weight.ctypes.data + row_bytes * first, row_bytes * (last - first))
@@ -75,12 +76,17 @@ def _long_rows(x, weight, out, begin, end):
                 row, total = weight[n, k : k + COLUMNS], np.float32(0)
                 for i in range(len(row)):
                     total += to_float32(row[i]) * part[i]
-                out[0, n] = total if k == 0 else out[0, n] + total
+                sums[n - first] = total if k == 0 else sums[n - first] + total
+        for n in range(first, last):
+            out[0, n] = sums[n - first]
 
 
 @njit
 def matvec(x, weight, out, begin, end):
-    """Rows `begin` to `end` of `(N, K) @ (K,) -> (N,)`: x is (1, K), out (1, N), the weights as `to_float32`."""
+    """Rows `begin` to `end` of `(N, K) @ (K,) -> (N,)`: x is (1, K), out (1, N), the weights as `to_float32`.
+
+    Each result is written once: a piece may be done again while others read it (`walk`).
+    """
     K = weight.shape[1]
     if K > LONG:
         _long_rows(x, weight, out, begin, end)

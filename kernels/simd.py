@@ -73,6 +73,17 @@ def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
+def atomic_or(typingctx: Any, address: Any, bits: Any) -> Any:
+    """Set bits of the int64 at an address and return what it was: one step for all threads, acquire and release."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target = pointer(builder, arguments[0], INT64)
+        return builder.atomic_rmw("or", target, arguments[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
 def atomic_load(typingctx: Any, address: Any) -> Any:
     """The int64 at an address; what was written before it was stored is then visible too."""
 

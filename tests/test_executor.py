@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -21,7 +22,20 @@ from tinylm.formats.float32 import Float32Matrix
 from tinylm.formats.key_values import KV_DTYPES, KeyValueFormat, key_value_format
 from tinylm.formats.table import DTYPES, QUANTIZED
 from tinylm.kernels.rope import frequencies
-from tinylm.kernels.team import AWAITED, CHUNK, FIRST, FUNCTION, NEEDED, OPERANDS, REGIONS, UNITS, Team
+from tinylm.kernels.team import Team
+from tinylm.kernels.walk import (
+    AWAITED,
+    CHUNK,
+    FIRST,
+    FUNCTION,
+    HELPED,
+    MOST_HELPED,
+    NEEDED,
+    OPERANDS,
+    REGIONS,
+    UNITS,
+    piece_of,
+)
 from tinylm.lowering import Address, Lowering
 from tinylm.program import Buffer, Operation, Program
 from tinylm.reference import run_reference
@@ -234,10 +248,17 @@ def test_a_single_token_whose_logits_are_not_wanted_once(chosen: list[int]) -> N
 # Waiting: in what order may things happen?
 
 
+def do(table: np.ndarray, i: int, begin: int, end: int) -> None:
+    """Some units of a row."""
+    operation = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    operation(int(table[i, FUNCTION]))(table.ctypes.data + 8 * (table.shape[1] * i + OPERANDS), begin, end)
+
+
 class ShuffledTeam:
     """Does the shares of a table in an order that a team might, given its waits; and the worst at that."""
 
     threads = 3
+    helping = False
 
     def __init__(self, seed: int | None) -> None:
         self._random = np.random.default_rng(seed) if seed is not None else None
@@ -259,13 +280,11 @@ class ShuffledTeam:
                 yield from group
                 group, units = [], 0
 
-    def run(self, table: np.ndarray, sparing: bool = False) -> None:
+    def run(self, table: np.ndarray, brief: bool = False, owner: object = None) -> None:
         for array in self.storage:
             array[:] = np.nan  # what is read before it is written shows
-        operation = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-        for i, begin, end in self.shares(table):
-            address = table.ctypes.data + 8 * (table.shape[1] * i + OPERANDS)
-            operation(int(table[i, FUNCTION]))(address, begin, end)
+        for share in self.shares(table):
+            do(table, *share)
 
 
 def run_shuffled(program: Program, sequences: list[tuple[int, int]], seed: int | None) -> np.ndarray:
@@ -288,6 +307,109 @@ def test_any_order_that_the_waits_allow_gives_the_same_bits(
     assert np.isfinite(expected).all()
     for order in range(5):
         np.testing.assert_array_equal(run_shuffled(program, sequences, order), expected)
+
+
+class LateTeam:
+    """Has every piece that may be helped done again, at any time until the step after next begins."""
+
+    threads = 3
+    helping = True
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._late: list[list[tuple[np.ndarray, int, int, int]]] = [[], []]
+        self.repeated = 0
+
+    def make_way(self) -> None:
+        for share in self._late[0]:
+            do(*share)
+
+    def _do_some_late(self) -> None:
+        for late in self._late:
+            while late and self._random.random() < 0.3:
+                do(*late.pop(self._random.integers(len(late))))
+                self.repeated += 1
+
+    def run(self, table: np.ndarray, brief: bool = False, owner: object = None) -> None:
+        self.make_way()
+        self._late = [self._late[1], []]
+        for i, row in enumerate(table):
+            for number in range(MOST_HELPED):
+                begin, end = piece_of(row, number, self.threads)
+                if begin >= end:
+                    break
+                do(table, i, begin, end)
+                self._do_some_late()
+                if row[HELPED] and brief:
+                    self._late[1].append((table, i, begin, end))
+            assert begin >= row[UNITS], "all of it is in pieces that can be told apart"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("seed", range(6))
+def test_pieces_that_are_done_again_later_change_nothing(seed: int, format: str) -> None:
+    program = Maker(seed, format).program()
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, V, 12)
+    team, found = LateTeam(seed), []
+    for one in (Team(1), team):
+        executor = Executor(program, one)  # type: ignore[arg-type]
+        cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim)
+        cache.reserve(len(ids), 0)
+        steps = [
+            make_step([(cache, i, [token])], program.heads // program.key_value_heads, "last")
+            for i, token in enumerate(ids.tolist())
+        ]
+        found.append(np.array([executor.run(step).copy() for step in steps]))
+    np.testing.assert_array_equal(found[1], found[0])
+    assert team.repeated > 50
+
+
+@pytest.mark.parametrize("threads", [2, 7, MOST_HELPED // 2, MOST_HELPED])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_team_that_helps_gives_the_same_bits(format: str, threads: int) -> None:
+    program = Maker(3, format).program()
+    team, found = Team(threads), []
+    team._crowding.note = lambda naps, helps: None  # type: ignore[method-assign]
+    for helping in (False, True):
+        team._crowding.helping = helping
+        executor = Executor(program, team)
+        cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim)
+        cache.reserve(40, 0)
+        steps = [
+            make_step([(cache, i, [i % V])], program.heads // program.key_value_heads, "last")
+            for i in range(40)
+        ]
+        found.append(np.array([executor.run(step).copy() for step in steps]))
+        assert bool(executor._helped) == (helping and threads < MOST_HELPED)
+    np.testing.assert_array_equal(found[1], found[0])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_piece_that_is_done_again_writes_nothing_else_meanwhile(seed: int, format: str) -> None:
+    """What others read already is only ever overwritten by the same numbers."""
+    program = Maker(seed, format).program()
+    team = LateTeam(seed)
+    executor = Executor(program, team)  # type: ignore[arg-type]
+    executor.run(step_of(program, [(5, 1)]))
+    (table,) = [one for one in executor._helped if one.storage.nbytes]
+    memory = table.storage._array.view(np.uint32)
+    before, over = memory.copy(), threading.Event()
+
+    def again() -> None:
+        while not over.is_set():
+            for i in np.flatnonzero(table.array[:, HELPED]).tolist():
+                do(table.array, i, 0, int(table.array[i, UNITS]))
+
+    worker = threading.Thread(target=again)
+    worker.start()
+    try:
+        for _ in range(2000):
+            np.testing.assert_array_equal(memory, before)
+    finally:
+        over.set()
+        worker.join()
 
 
 @pytest.mark.parametrize("seed", range(8))

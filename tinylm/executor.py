@@ -2,7 +2,8 @@
 
 There are two tables of each program: for steps of one token (`matvec`) and for steps of several (`pack`, then
 `matmul`). What depends on the step, such as the number of tokens, is written into its places in the table
-before each step, if it changed.
+before each step, if it changed. Where other programs want the cores, two more tables for one token take turns,
+whose matrices may be helped (`walk`): each has memory of its own, in which no buffer takes another's place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tinylm.formats.key_values import KeyValueFormat, key_value_format
 from tinylm.kernels.attention import plan
 from tinylm.kernels.matmul import packed_length
 from tinylm.kernels.rope import rope_table
-from tinylm.kernels.team import (
+from tinylm.kernels.team import Team
+from tinylm.kernels.walk import (
     AHEAD,
     AHEAD_BYTES,
     AHEAD_STRIDE,
@@ -25,11 +27,12 @@ from tinylm.kernels.team import (
     CHUNK,
     FIRST,
     FUNCTION,
+    HELPED,
+    MOST_HELPED,
     NEEDED,
     OPERANDS,
     REGIONS,
     UNITS,
-    Team,
 )
 from tinylm.lowering import Address, Live, Lowering, Operand, Row, chained, chained_by_tokens
 from tinylm.program import Buffer, Program
@@ -59,11 +62,19 @@ def _parts(operand: Operand) -> tuple[Operand, ...]:
 class _Table:
     """The rows as integers, and which of them depend on what."""
 
-    def __init__(self, program: Program, single: bool, threads: int, kv_format: KeyValueFormat) -> None:
+    def __init__(
+        self,
+        program: Program,
+        single: bool,
+        threads: int,
+        kv_format: KeyValueFormat,
+        helped: bool = False,
+    ) -> None:
+        self._program, self.helped = program, helped  # its weights last as long as the table
         rows = Lowering(program, single, kv_format).rows
         self.rows = chained(rows) if single else chained_by_tokens(rows)
         self._waits = _waits(self.rows)
-        self.storage = Storage(self.rows, self._waits, program.output)
+        self.storage = Storage(self.rows, self._waits, program.output, apart=helped)
         # the rows that the team walks, then those that stand in chains
         self._every = [*self.rows, *(inner for row in self.rows for inner in row.chain)]
         every = np.zeros((len(self._every), PLACES), np.int64)
@@ -199,8 +210,17 @@ class _Table:
             ends = np.minimum(end, ends)
         first = np.where(self._streams, (units * FIRST_SHARE / self._threads).astype(np.int64), self._first)
         self.array[:, FIRST] = np.maximum(self.array[:, CHUNK], first)
+        if self.helped:
+            self._make_helped(units)
         starts = np.concatenate([[0], np.flatnonzero(self._waits) + 1])[:-1]
         self.array[self._waits, AWAITED] = np.add.reduceat(units, starts)
+
+    def _make_helped(self, units: NDArray[np.int64]) -> None:
+        """No more pieces of a matrix than can be helped."""
+        rest = np.maximum(units - self._threads * self.array[:, FIRST], 0)
+        least = -(-rest // (MOST_HELPED - self._threads) // self._grain) * self._grain
+        self.array[:, CHUNK] = np.maximum(self.array[:, CHUNK], least)
+        self.array[:, HELPED] = self._matrices
 
 
 def _waits(rows: list[Row]) -> NDArray[np.bool_]:
@@ -229,6 +249,7 @@ class Executor:
         self._tables = [
             _Table(program, single, self.team.threads, self.kv_format) for single in (False, True)
         ]
+        self._helped: list[_Table] = []
         self._rope = np.zeros((0, 2 * len(program.inverse_frequencies)), np.float32)
 
     def compile(self) -> None:
@@ -240,12 +261,25 @@ class Executor:
         """The logits (L, V) of the chosen tokens. They are overwritten by the next step: copy what you keep."""
         self._reserve_positions(max(step.lengths))
         single = len(step.ids) == len(step.chosen) == 1
-        table = self._tables[single]
+        helping = single and self.team.helping and 2 * self.team.threads <= MOST_HELPED
+        table = self._next_helped() if helping else self._tables[single]
         objects = [step.ids, self._rope, *[cache.row() for cache in step.caches]]
         if not table.holds(objects):
+            if table.helped:
+                self.team.make_way()
             table.fill(self._facts(step), objects)
-        self.team.run(table.array, sparing=single)
+        self.team.run(table.array, brief=single, owner=table if table.helped else None)
         return table.output
+
+    def _next_helped(self) -> _Table:
+        """The tables whose matrices are helped, in turn."""
+        threads = self.team.threads
+        if not self._helped:
+            self._helped = [
+                _Table(self.program, True, threads, self.kv_format, helped=True) for _ in range(2)
+            ]
+        self._helped.reverse()
+        return self._helped[0]
 
     def bytes_of(self, tokens: int) -> int:
         """Bytes of working memory of a step of so many tokens of one sequence."""
@@ -287,4 +321,4 @@ class Executor:
     @property
     def nbytes(self) -> int:
         """Bytes of working memory."""
-        return self._rope.nbytes + sum(table.storage.nbytes for table in self._tables)
+        return self._rope.nbytes + sum(table.storage.nbytes for table in [*self._tables, *self._helped])

@@ -16,7 +16,7 @@ from tinylm.formats.key_values import KeyValueFormat
 from tinylm.kernels import activation, attention, norm, rope, rows
 from tinylm.kernels.jit import Operation as Kernel
 from tinylm.kernels.operands import array_operands
-from tinylm.kernels.team import by_tokens_operation, chain_operation
+from tinylm.kernels.walk import by_tokens_operation, chain_operation
 from tinylm.program import Buffer, Operation, Program
 
 CHUNK_BYTES = 96 * 1024
@@ -235,7 +235,10 @@ class Lowering:
         if matrix.pack_single or not self.single:
             x = self._pack(matrix, x)
         rows_of_chunk = CHUNK_BYTES * matrix.shape[0] // matrix.nbytes if self.single else CHUNK_ROWS
+        bias = operation.vectors.get("bias")
         place = self.stay_packed.get(out, out)
+        if bias is not None and self.single:  # a piece that is done again must not take the bias away
+            place = Buffer(f"{out.name}.product", out.rows, out.width)
         operands: list[Operand] = [x, *matrix.operands(), Address(place), Live(out.rows), out.width]
         self._row(
             matrix.matvec if self.single else matrix.matmul,
@@ -247,8 +250,12 @@ class Lowering:
             most=rows_of_chunk,
             weights=(matrix.operands()[0], matrix.nbytes) if self.single else (0, 0),
         )
-        if "bias" in operation.vectors:
-            bias = operation.vectors["bias"]
+        if bias is not None and self.single:
+            size = Live(out.rows, out.width)
+            operands = [Address(place), size, *array_operands(bias), Address(out), size]
+            units = Live(out.rows, out.width, activation.BLOCK)
+            self._row(activation.add_operation, units, operands, (place,), out, vectors=(bias,))
+        elif bias is not None:
             operands = [out, *array_operands(bias)]
             self._row(rows.add_bias_operation, Live(out.rows), operands, (out,), out, vectors=(bias,))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,12 @@ class Storage:
     """One stretch of memory for the buffers of some rows, each in its place from its first group to its last.
 
     Where a buffer stands adds no wait to those that follow from what rows read and write: in a group nothing takes
-    the place of another.
+    the place of another. `apart`: nowhere, from the first group to the last.
     """
 
-    def __init__(self, rows: Sequence[Row], waits: NDArray[np.bool_], output: Buffer) -> None:
+    def __init__(
+        self, rows: Sequence[Row], waits: NDArray[np.bool_], output: Buffer, apart: bool = False
+    ) -> None:
         first: dict[Buffer, int] = {}
         last: dict[Buffer, int] = {}
         groups = groups_of(waits)
@@ -43,6 +46,7 @@ class Storage:
                 last[buffer] = group
         last[output] = groups[-1]
         self.lives = {buffer: (first[buffer], last[buffer]) for buffer in first if buffer.width}
+        self._apart = apart
         self._kinds = {buffer.rows for buffer in self.lives}
         self._room: Facts = {}
         self._begin: dict[str, int] = {}
@@ -63,6 +67,9 @@ class Storage:
         """Where each buffer begins, and how many float32 all take: the largest first, each as low as it can be."""
         unit = CACHE_LINE // 4
         sizes = {buffer: -(-room[buffer.rows] * buffer.width // unit) * unit + GUARD for buffer in self.lives}
+        if self._apart:
+            ends = [*accumulate(sizes.values(), initial=GUARD)]
+            return dict(zip((buffer.name for buffer in sizes), ends, strict=False)), ends[-1]
         taken: list[list[tuple[int, int]]] = [
             [] for _ in range(max(last for _, last in self.lives.values()) + 1)
         ]

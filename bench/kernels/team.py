@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.measure import Bench, nothing, row
-from tinylm.kernels.team import AWAITED
+from tinylm.kernels.walk import AWAITED
 
 
 def main() -> None:

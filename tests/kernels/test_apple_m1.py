@@ -89,6 +89,7 @@ def test_the_team_orders_what_its_threads_see(assembly):
     opened, walk, attend, close = (assembly[name] for name in TEAM)
     for one in (walk, attend):
         assert count(r"^\s+ldaddal\s", one) >= 4  # come in, take a chunk, report it, leave
+        assert count(r"^\s+ldsetal\s", one) >= 2  # who ends a piece first, of those who take it and who help
         assert count(r"^\s+ldar\s", one) >= 2  # the step is open; the units are done
     for one in (opened, walk, close):
         assert count(r"^\s+stlr\s", one) >= 1  # the step is closed for those to come ...
@@ -97,4 +98,4 @@ def test_the_team_orders_what_its_threads_see(assembly):
     assert count(r"^\s+stlr\s", opened) >= 2
     assert count(r"^\s+stlr\s", attend) >= 2
     assert count(r"^\s+yield", attend) >= 1
-    assert not count(r"^\s+(ldaddl|ldadda|ldapu?r)\s", opened + walk + attend + close)
+    assert not count(r"^\s+(ldaddl|ldadda|ldsetl|ldseta|ldapu?r)\s", opened + walk + attend + close)

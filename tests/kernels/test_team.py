@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,23 @@ import pytest
 from tinylm.kernels.cores import default_threads
 from tinylm.kernels.jit import operation
 from tinylm.kernels.operands import int64_1d
-from tinylm.kernels.team import (
+from tinylm.kernels.simd import atomic_add, atomic_load
+from tinylm.kernels.team import Team
+from tinylm.kernels.walk import (
     ACTIVE,
     AWAITED,
+    CHUNK,
     FIRST,
+    FUNCTION,
     GENERATION,
+    HELPED,
     LATEST,
+    LINE,
     LINGER,
     NEEDED,
     OPERANDS,
     REGIONS,
-    Team,
+    UNITS,
     walk,
 )
 
@@ -54,20 +62,11 @@ def mirror(operands, begin, end):
 def row(kernel: Any, chunk: int, awaited: int, *arrays: np.ndarray, units: int | None = None) -> list[int]:
     """A row of a table; the units are the cells of the last array."""
     operands = [place for array in arrays for place in (array.ctypes.data, len(array))]
-    operands += [0] * (4 - len(operands))
-    return [
-        kernel.address,
-        len(arrays[-1]) if units is None else units,
-        chunk,
-        chunk,
-        awaited,
-        0,
-        0,
-        0,
-        0,
-        0,
-        *operands,
-    ]
+    places = [0] * (OPERANDS + 4)
+    places[FUNCTION], places[FIRST], places[CHUNK], places[AWAITED] = kernel.address, chunk, chunk, awaited
+    places[UNITS] = len(arrays[-1]) if units is None else units
+    places[OPERANDS : OPERANDS + len(operands)] = operands
+    return places
 
 
 class Mirrors:
@@ -186,6 +185,108 @@ def test_stragglers_of_old_steps_do_no_harm() -> None:
             other.join()
 
 
+# Pieces that are done again
+
+
+class Apart:
+    """A chain whose operations may be helped: each has cells of its own, and it has a twin."""
+
+    def __init__(self, length: int, chunk: int, first: int) -> None:
+        self.cells = [np.zeros(CELLS, np.int64) for _ in range(length + 1)]
+        rows = [row(mirror, chunk, CELLS, *pair) for pair in pairwise(self.cells)]
+        self.table = np.array(rows, np.int64)
+        self.table[:, FIRST], self.table[:, HELPED] = first, 1
+
+    def begin(self, number: int) -> None:
+        """Let it start with a number, of which nothing is left from before."""
+        for cells in self.cells:
+            cells[:] = -1
+        self.cells[0][:] = number
+
+    def check(self, number: int) -> None:
+        for i, cells in enumerate(self.cells):
+            np.testing.assert_array_equal(cells, number + i)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 16])
+@pytest.mark.parametrize(("chunk", "first"), [(5, 5), (7, 30), (CELLS, CELLS)])
+def test_steps_that_overlap(threads: int, chunk: int, first: int) -> None:
+    team, twins, plain = Team(threads), [Apart(40, chunk, first) for _ in range(2)], Mirrors(4, 9)
+    for step in range(300):
+        twin = twins[step % 2]
+        team.make_way()
+        twin.begin(step)
+        team.run(twin.table, brief=True, owner=twin)
+        twin.check(step)
+        if step % 7 == 0:  # which nobody is at who came in before, or stays at
+            team.run(plain.table, brief=bool(step % 2))
+            plain.check(step // 7 + 1)
+
+
+@operation
+def stall(operands, begin, end):
+    """cells (2), memory (2): whether to stall, how often it did, whether to go on. The first to come stalls."""
+    cells, asked = int64_1d(operands, 0), int64_1d(operands, 2)
+    if atomic_add(asked.ctypes.data, -1) == 1:
+        atomic_add(asked.ctypes.data + 8, 1)
+        looks = 0
+        while atomic_load(asked.ctypes.data + 16) == 0 and looks < 1 << 36:
+            looks += 1
+    for unit in range(begin, end):
+        cells[unit] = unit
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize("stalls", [0, 1, 2])
+def test_a_step_ends_while_a_worker_is_put_aside(threads: int, stalls: int) -> None:
+    """In whichever of a few pieces, rows of one group: the others do it, and go on to the next step."""
+    team, plain, late = Team(threads), Mirrors(2, 9), 0
+    deadline = time.monotonic() + 60
+    while late < 3 and time.monotonic() < deadline:
+        asked = np.array([0, 0, 0], np.int64)
+        twins = []
+        for _ in range(2):
+            cells = [np.zeros(40, np.int64) for _ in range(3)]
+            table = np.array([row(stall, 4, 0, one, asked, units=40) for one in cells], np.int64)
+            table[stalls, AWAITED] = 40 * (stalls + 1)
+            table[2, AWAITED] += 40 * (2 - stalls)
+            table[:, HELPED] = 1
+            twins.append((table, cells))
+        asked[0] = 1
+        caller = threading.Timer(
+            0.05, lambda asked=asked: asked.__setitem__(2, 1)
+        )  # should the caller itself stall
+        caller.start()
+        for table, cells in twins:
+            team.run(table, brief=True, owner=(table, cells, asked))
+            for one in cells:
+                np.testing.assert_array_equal(one, range(40))
+                one[:] = 0
+        if asked[1] and not asked[2]:
+            late += 1  # two steps have ended, and somebody is in the first one still
+            assert team._state[ACTIVE] + team._state[ACTIVE + LINE] == 1
+        asked[2] = 1
+        caller.cancel()
+        team.run(plain.table)
+        assert team._state[ACTIVE] == team._state[ACTIVE + LINE] == 0
+    assert late == 3
+
+
+def test_what_a_late_worker_needs_is_kept_and_goes_with_the_team() -> None:
+    team, twins = Team(2), [Apart(10, 5, 5) for _ in range(2)]
+    known = [weakref.ref(twin) for twin in twins]
+    for step in range(4):
+        team.run(twins[step % 2].table, brief=True, owner=twins[step % 2])
+    del twins
+    assert all(one() is not None for one in known)
+    del team
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while any(one() is not None for one in known) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert all(one() is None for one in known)
+
+
 # From one step to the next
 
 
@@ -212,37 +313,6 @@ def test_steps_at_odd_times_while_workers_fall_asleep(threads: int, looks: int) 
                 time.sleep(float(random.random()) * 1e-3)
         chain.check(step)
         small.check(step)
-
-
-@pytest.mark.parametrize("threads", [2, 3, 5])
-@pytest.mark.parametrize("looks", [0, 40, 20_000])
-def test_workers_that_are_not_always_invited(threads: int, looks: int) -> None:
-    random = np.random.default_rng(threads + looks)
-    team, chain, small = lingering(threads, looks), Mirrors(4, 13), Mirrors(2, CELLS)
-    for step in range(1, 1000):
-        team._crowding.invited = int(random.integers(threads))
-        team.run(chain.table, sparing=True)
-        team.run(small.table, sparing=bool(random.integers(2)))
-        if random.integers(50) == 0:
-            time.sleep(1e-3)
-        chain.check(step)
-        small.check(step)
-
-
-def test_who_is_not_invited_does_not_come() -> None:
-    team = lingering(3, 20_000)
-    slow = Mirrors(2000, 10)
-    for _ in range(5):
-        team.run(slow.table)
-    team._crowding.invited = 0
-    deadline = time.monotonic() + 20
-    while awake(team) and time.monotonic() < deadline:
-        team.run(slow.table, sparing=True)
-        team._crowding.invited = 0
-    assert not awake(team), "it looks for a step for a bounded while"
-    while not awake(team) and time.monotonic() < deadline:
-        team.run(slow.table)
-    assert awake(team), "steps that spare nobody have all workers"
 
 
 def test_many_teams_take_turns_and_run_at_once() -> None:
@@ -328,7 +398,7 @@ def test_an_interrupt_ends_the_step_before_it_is_passed_on(worker: int) -> None:
             team.run(chain.table)
         beds[worker] = true_bed
         # The caller may now change the table and what it works on: nobody may be at it any more.
-        assert team._state[GENERATION] == team._state[ACTIVE] == 0
+        assert team._state[GENERATION] == team._state[ACTIVE] == team._state[ACTIVE + LINE] == 0
         for cells in chain.cells:
             cells[:] = 0
         time.sleep(0.001)

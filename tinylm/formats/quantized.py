@@ -26,7 +26,8 @@ from tinylm.kernels.matmul_integers import (
     steps_of,
 )
 from tinylm.kernels.operands import aligned, array_operands
-from tinylm.kernels.team import Team, single
+from tinylm.kernels.team import Team
+from tinylm.kernels.walk import single
 
 SCALES = ".scales"
 """What the name of a matrix's scales ends in, beside its own."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -16,25 +15,18 @@ import tinylm.storage
 from tinylm import executor as executor_module
 from tinylm.cache import KeyValueCache
 from tinylm.executor import Executor
-from tinylm.formats import Matrix
-from tinylm.formats.bfloat16 import BFloat16Matrix, narrow
-from tinylm.formats.float32 import Float32Matrix
 from tinylm.formats.key_values import KV_DTYPES, KeyValueFormat, key_value_format
-from tinylm.formats.table import DTYPES, QUANTIZED
-from tinylm.kernels.rope import frequencies
+from tinylm.formats.table import DTYPES
 from tinylm.kernels.team import Team
 from tinylm.kernels.walk import (
     AWAITED,
     CHUNK,
     FIRST,
     FUNCTION,
-    HELPED,
-    MOST_HELPED,
     NEEDED,
     OPERANDS,
     REGIONS,
     UNITS,
-    piece_of,
 )
 from tinylm.lowering import Address, Lowering
 from tinylm.program import Buffer, Operation, Program
@@ -43,96 +35,7 @@ from tinylm.step import Step, make_step
 
 FORMATS = DTYPES[1:]
 V = 37
-
-
-class Maker:
-    """Writes programs of random parts: the parts of all architectures, in orders that none of them has."""
-
-    def __init__(self, seed: int, format: str = "float32") -> None:
-        self.random = np.random.default_rng(seed)
-        self.format = format
-
-    def choose(self, *options: Any) -> Any:
-        return options[self.random.integers(len(options))]
-
-    def matrix(self, N: int, K: int) -> Matrix:
-        weights = (self.random.standard_normal((N, K)) * 1.5 / K**0.5).astype(np.float32)
-        if self.format in QUANTIZED:
-            return QUANTIZED[self.format].quantize(weights, Team(1))
-        return BFloat16Matrix(narrow(weights)) if self.format == "bfloat16" else Float32Matrix(weights)
-
-    def vector(self, size: int, middle: float = 0.0) -> np.ndarray:
-        return (middle + 0.3 * self.random.standard_normal(size)).astype(np.float32)
-
-    def norm(self, program: Program, name: str, x: str) -> str:
-        D = program.width(x)
-        if self.choose(True, False):
-            return program.rmsnorm(name, x, self.vector(D, 1), 1e-5)
-        return program.layernorm(name, x, self.vector(D, 1), self.vector(D), 1e-5)
-
-    def linear(self, program: Program, name: str, x: str, N: int) -> str:
-        bias = self.vector(N) if self.choose(True, False) else None
-        return program.matmul(name, x, self.matrix(N, program.width(x)), bias)
-
-    def attention(self, program: Program, block: str, h: str) -> str:
-        Q, KV = program.heads * program.head_dim, program.key_value_heads * program.head_dim
-        if program.heads == program.key_value_heads and self.choose(True, False):
-            fused = self.linear(program, f"{block}.qkv", h, 3 * Q)
-            Dh = program.head_dim
-            q, k, v = (
-                program.part_of_heads(f"{block}.{name}", fused, i * Dh, Dh, 3 * Dh)
-                for i, name in enumerate("qkv")
-            )
-        else:
-            q, k, v = (
-                self.linear(program, f"{block}.{name}", h, N) for name, N in (("q", Q), ("k", KV), ("v", KV))
-            )
-        if self.choose(True, False):
-            q = program.rmsnorm(f"{block}.norm_q", q, self.vector(program.head_dim, 1), 1e-6)
-            k = program.rmsnorm(f"{block}.norm_k", k, self.vector(program.head_dim, 1), 1e-6)
-        q, k = program.rope(f"{block}.rot_q", q), program.rope(f"{block}.rot_k", k)
-        z = program.attention(f"{block}.z", q, k, v)
-        return self.linear(program, f"{block}.attn_out", z, program.width("embed"))
-
-    def feed_forward(self, program: Program, block: str, h: str) -> str:
-        F = int(self.choose(13, 48, 172))
-        kind = self.choose("silu", "gelu", "gelu_tanh", "relu")
-        up = self.linear(program, f"{block}.up", h, F)
-        if self.choose(True, False):
-            up = program.gate(f"{block}.gate", self.linear(program, f"{block}.pre", h, F), up, kind)
-        else:
-            up = program.activation(f"{block}.act", up, kind)
-        return self.linear(program, f"{block}.mlp_out", up, program.width("embed"))
-
-    def program(self) -> Program:
-        heads, key_value_heads = self.choose((1, 1), (4, 4), (4, 2), (6, 1), (9, 3), (3, 3))
-        head_dim = int(self.choose(6, 8, 20))
-        D = int(self.choose(12, 23, 48))
-        rotary = int(self.choose(2, head_dim))
-        program = Program(
-            vocab_size=V,
-            heads=heads,
-            key_value_heads=key_value_heads,
-            head_dim=head_dim,
-            inverse_frequencies=frequencies(rotary, 100.0),
-            rope_scale=float(self.choose(1.0, 1.2)),
-        )
-        embedding = self.matrix(V, D)
-        x = program.embed("embed", embedding)
-        for layer in range(int(self.choose(1, 2, 3))):
-            block = f"blocks.{layer}"
-            h = self.norm(program, f"{block}.ln1", x)
-            a = self.attention(program, block, h)
-            if self.choose(True, False):  # a parallel residual
-                m = self.feed_forward(program, block, self.norm(program, f"{block}.ln2", x))
-                x = program.add(f"{block}.resid", program.add(f"{block}.both", a, m), x)
-            else:
-                x = program.add(f"{block}.resid_mid", x, a)
-                m = self.feed_forward(program, block, self.norm(program, f"{block}.ln2", x))
-                x = program.add(f"{block}.resid_post", x, m)
-        x = self.norm(program, "ln_final", program.chosen_rows("chosen", x))
-        program.matmul("logits", x, embedding if self.choose(True, False) else self.matrix(V, D))
-        return program
+Programs = Callable[..., Program]
 
 
 STEPS: dict[str, list[tuple[int, int]]] = {
@@ -175,9 +78,9 @@ def until(program: Program, operation: Operation) -> Program:
 @pytest.mark.parametrize("sequences", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("seed", range(3))
 def test_every_operation_computes_what_its_reference_does(
-    seed: int, sequences: list[tuple[int, int]]
+    random_program: Programs, seed: int, sequences: list[tuple[int, int]]
 ) -> None:
-    program = Maker(seed).program()
+    program = random_program(seed)
     expected = run_reference(program, step_of(program, sequences))
     for operation in program.operations:
         found = Executor(until(program, operation), Team(1)).run(step_of(program, sequences))
@@ -187,15 +90,17 @@ def test_every_operation_computes_what_its_reference_does(
         )
 
 
-def test_together_the_programs_have_every_kind_of_operation() -> None:
-    kinds = {operation.kind for seed in range(3) for operation in Maker(seed).program().operations}
+def test_together_the_programs_have_every_kind_of_operation(random_program: Programs) -> None:
+    kinds = {operation.kind for seed in range(3) for operation in random_program(seed).operations}
     assert kinds == {name.removeprefix("_lower_") for name in vars(Lowering) if name.startswith("_lower_")}
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("seed", range(6))
-def test_logits_and_caches_are_those_of_the_reference(seed: int, format: str) -> None:
-    program = Maker(seed, format).program()
+def test_logits_and_caches_are_those_of_the_reference(
+    random_program: Programs, seed: int, format: str
+) -> None:
+    program = random_program(seed, format)
     executor = Executor(program, Team(2))
     for sequences in STEPS.values():
         step, other = (step_of(program, sequences) for _ in range(2))
@@ -212,8 +117,10 @@ def test_logits_and_caches_are_those_of_the_reference(seed: int, format: str) ->
 
 @pytest.mark.parametrize("name", KV_DTYPES)
 @pytest.mark.parametrize("seed", range(6))
-def test_keys_and_values_are_rounded_as_the_reference_does(seed: int, name: str) -> None:
-    program = Maker(seed).program()
+def test_keys_and_values_are_rounded_as_the_reference_does(
+    random_program: Programs, seed: int, name: str
+) -> None:
+    program = random_program(seed)
     kv_format = key_value_format(name)
     executor = Executor(program, Team(2), kv_format)
     for sequences in STEPS.values():
@@ -226,8 +133,8 @@ def test_keys_and_values_are_rounded_as_the_reference_does(seed: int, name: str)
 
 
 @pytest.mark.parametrize("logits", ["all", "last", [0], [4, 2, 2]], ids=str)
-def test_only_the_chosen_tokens_have_logits(logits: Any) -> None:
-    program = Maker(1).program()
+def test_only_the_chosen_tokens_have_logits(random_program: Programs, logits: Any) -> None:
+    program = random_program(1)
     executor = Executor(program, Team(1))
     everything = executor.run(step_of(program, [(0, 3), (8, 2)])).copy()
     chosen = {"all": range(5), "last": [2, 4]}.get(str(logits), logits)
@@ -236,8 +143,8 @@ def test_only_the_chosen_tokens_have_logits(logits: Any) -> None:
 
 
 @pytest.mark.parametrize("chosen", [[], [0, 0, 0]])
-def test_a_single_token_whose_logits_are_not_wanted_once(chosen: list[int]) -> None:
-    program = Maker(1).program()
+def test_a_single_token_whose_logits_are_not_wanted_once(random_program: Programs, chosen: list[int]) -> None:
+    program = random_program(1)
     executor = Executor(program, Team(1))
     expected = executor.run(step_of(program, [(8, 1)])).copy()
     found = executor.run(step_of(program, [(8, 1)], chosen))
@@ -246,12 +153,6 @@ def test_a_single_token_whose_logits_are_not_wanted_once(chosen: list[int]) -> N
 
 
 # Waiting: in what order may things happen?
-
-
-def do(table: np.ndarray, i: int, begin: int, end: int) -> None:
-    """Some units of a row."""
-    operation = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-    operation(int(table[i, FUNCTION]))(table.ctypes.data + 8 * (table.shape[1] * i + OPERANDS), begin, end)
 
 
 class ShuffledTeam:
@@ -283,8 +184,10 @@ class ShuffledTeam:
     def run(self, table: np.ndarray, brief: bool = False, owner: object = None) -> None:
         for array in self.storage:
             array[:] = np.nan  # what is read before it is written shows
-        for share in self.shares(table):
-            do(table, *share)
+        operation = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        for i, begin, end in self.shares(table):
+            address = table.ctypes.data + 8 * (table.shape[1] * i + OPERANDS)
+            operation(int(table[i, FUNCTION]))(address, begin, end)
 
 
 def run_shuffled(program: Program, sequences: list[tuple[int, int]], seed: int | None) -> np.ndarray:
@@ -300,121 +203,18 @@ def run_shuffled(program: Program, sequences: list[tuple[int, int]], seed: int |
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("seed", range(6))
 def test_any_order_that_the_waits_allow_gives_the_same_bits(
-    seed: int, format: str, sequences: list[tuple[int, int]]
+    random_program: Programs, seed: int, format: str, sequences: list[tuple[int, int]]
 ) -> None:
-    program = Maker(seed, format).program()
+    program = random_program(seed, format)
     expected = run_shuffled(program, sequences, None)
     assert np.isfinite(expected).all()
     for order in range(5):
         np.testing.assert_array_equal(run_shuffled(program, sequences, order), expected)
 
 
-class LateTeam:
-    """Has every piece that may be helped done again, at any time until the step after next begins."""
-
-    threads = 3
-    helping = True
-
-    def __init__(self, seed: int) -> None:
-        self._random = np.random.default_rng(seed)
-        self._late: list[list[tuple[np.ndarray, int, int, int]]] = [[], []]
-        self.repeated = 0
-
-    def make_way(self) -> None:
-        for share in self._late[0]:
-            do(*share)
-
-    def _do_some_late(self) -> None:
-        for late in self._late:
-            while late and self._random.random() < 0.3:
-                do(*late.pop(self._random.integers(len(late))))
-                self.repeated += 1
-
-    def run(self, table: np.ndarray, brief: bool = False, owner: object = None) -> None:
-        self.make_way()
-        self._late = [self._late[1], []]
-        for i, row in enumerate(table):
-            for number in range(MOST_HELPED):
-                begin, end = piece_of(row, number, self.threads)
-                if begin >= end:
-                    break
-                do(table, i, begin, end)
-                self._do_some_late()
-                if row[HELPED] and brief:
-                    self._late[1].append((table, i, begin, end))
-            assert begin >= row[UNITS], "all of it is in pieces that can be told apart"
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("seed", range(6))
-def test_pieces_that_are_done_again_later_change_nothing(seed: int, format: str) -> None:
-    program = Maker(seed, format).program()
-    random = np.random.default_rng(seed)
-    ids = random.integers(0, V, 12)
-    team, found = LateTeam(seed), []
-    for one in (Team(1), team):
-        executor = Executor(program, one)  # type: ignore[arg-type]
-        cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim)
-        cache.reserve(len(ids), 0)
-        steps = [
-            make_step([(cache, i, [token])], program.heads // program.key_value_heads, "last")
-            for i, token in enumerate(ids.tolist())
-        ]
-        found.append(np.array([executor.run(step).copy() for step in steps]))
-    np.testing.assert_array_equal(found[1], found[0])
-    assert team.repeated > 50
-
-
-@pytest.mark.parametrize("threads", [2, 7, MOST_HELPED // 2, MOST_HELPED])
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_team_that_helps_gives_the_same_bits(format: str, threads: int) -> None:
-    program = Maker(3, format).program()
-    team, found = Team(threads), []
-    team._crowding.note = lambda naps, helps: None  # type: ignore[method-assign]
-    for helping in (False, True):
-        team._crowding.helping = helping
-        executor = Executor(program, team)
-        cache = KeyValueCache(program.layers, program.key_value_heads, program.head_dim)
-        cache.reserve(40, 0)
-        steps = [
-            make_step([(cache, i, [i % V])], program.heads // program.key_value_heads, "last")
-            for i in range(40)
-        ]
-        found.append(np.array([executor.run(step).copy() for step in steps]))
-        assert bool(executor._helped) == (helping and threads < MOST_HELPED)
-    np.testing.assert_array_equal(found[1], found[0])
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_piece_that_is_done_again_writes_nothing_else_meanwhile(seed: int, format: str) -> None:
-    """What others read already is only ever overwritten by the same numbers."""
-    program = Maker(seed, format).program()
-    team = LateTeam(seed)
-    executor = Executor(program, team)  # type: ignore[arg-type]
-    executor.run(step_of(program, [(5, 1)]))
-    (table,) = [one for one in executor._helped if one.storage.nbytes]
-    memory = table.storage._array.view(np.uint32)
-    before, over = memory.copy(), threading.Event()
-
-    def again() -> None:
-        while not over.is_set():
-            for i in np.flatnonzero(table.array[:, HELPED]).tolist():
-                do(table.array, i, 0, int(table.array[i, UNITS]))
-
-    worker = threading.Thread(target=again)
-    worker.start()
-    try:
-        for _ in range(2000):
-            np.testing.assert_array_equal(memory, before)
-    finally:
-        over.set()
-        worker.join()
-
-
 @pytest.mark.parametrize("seed", range(8))
-def test_the_end_of_a_group_asks_for_what_the_next_begins_with(seed: int) -> None:
-    program = Maker(seed, FORMATS[seed % 4]).program()
+def test_the_end_of_a_group_asks_for_what_the_next_begins_with(random_program: Programs, seed: int) -> None:
+    program = random_program(seed, FORMATS[seed % 4])
     table = executor_module._Table(program, True, 2, key_value_format("float32"))
     vectors = {
         vector.ctypes.data for operation in program.operations for vector in operation.vectors.values()
@@ -438,8 +238,10 @@ def test_the_end_of_a_group_asks_for_what_the_next_begins_with(seed: int) -> Non
 
 
 @pytest.mark.parametrize("single", [True, False])
-def test_matrices_that_are_not_waited_for_one_by_one_are_taken_in_halves(single: bool) -> None:
-    program = Maker(0, "int8").program()
+def test_matrices_that_are_not_waited_for_one_by_one_are_taken_in_halves(
+    random_program: Programs, single: bool
+) -> None:
+    program = random_program(0, "int8")
     table = executor_module._Table(program, single, 2, key_value_format("float32"))
     for row, first, waited in zip(table.rows, table._first, table._waits, strict=True):
         if isinstance(row.units, int) and not row.chain:
@@ -448,8 +250,10 @@ def test_matrices_that_are_not_waited_for_one_by_one_are_taken_in_halves(single:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_each_thread_first_takes_a_stretch_of_the_keys_and_values(threads: int) -> None:
-    program, kv_format = Maker(2).program(), key_value_format("int8")
+def test_each_thread_first_takes_a_stretch_of_the_keys_and_values(
+    random_program: Programs, threads: int
+) -> None:
+    program, kv_format = random_program(2), key_value_format("int8")
     executor = Executor(program, Team(threads), kv_format)
     executor.run(step_of(program, [(1500, 1)], kv_format=kv_format))
     table = executor._tables[True]
@@ -464,8 +268,10 @@ def test_each_thread_first_takes_a_stretch_of_the_keys_and_values(threads: int) 
 
 @pytest.mark.parametrize("single", [True, False])
 @pytest.mark.parametrize("seed", range(40))
-def test_no_two_rows_that_run_together_touch_the_same_memory(seed: int, single: bool) -> None:
-    program = Maker(seed, FORMATS[seed % 4]).program()
+def test_no_two_rows_that_run_together_touch_the_same_memory(
+    random_program: Programs, seed: int, single: bool
+) -> None:
+    program = random_program(seed, FORMATS[seed % 4])
     table = executor_module._Table(program, single, 4, key_value_format("float32"))
     room = {"T": 9, "packed T": 41, "L": 2, "packed L": 34, "parts": 7}
     begin, _ = table.storage._lay_out(room)
@@ -495,8 +301,8 @@ def test_no_two_rows_that_run_together_touch_the_same_memory(seed: int, single: 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("seed", range(4))
-def test_the_number_of_threads_changes_no_bit(seed: int, format: str) -> None:
-    program = Maker(seed, format).program()
+def test_the_number_of_threads_changes_no_bit(random_program: Programs, seed: int, format: str) -> None:
+    program = random_program(seed, format)
     executors = [Executor(program, Team(threads)) for threads in (1, 2, 3, 7)]
     for sequences in [*STEPS.values(), [(0, 100)]]:
         first, *others = [executor.run(step_of(program, sequences)).copy() for executor in executors]
@@ -506,8 +312,10 @@ def test_the_number_of_threads_changes_no_bit(seed: int, format: str) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("seed", range(4))
-def test_where_in_memory_the_buffers_lie_changes_no_bit(seed: int, format: str) -> None:
-    program = Maker(seed, format).program()
+def test_where_in_memory_the_buffers_lie_changes_no_bit(
+    random_program: Programs, seed: int, format: str
+) -> None:
+    program = random_program(seed, format)
     sequences, random = STEPS["a later token"], np.random.default_rng(0)
     expected = Executor(program, Team(1)).run(step_of(program, sequences)).copy()
     kept: list[Any] = []
@@ -520,8 +328,8 @@ def test_where_in_memory_the_buffers_lie_changes_no_bit(seed: int, format: str) 
 # One executor, many steps
 
 
-def test_steps_of_any_size_follow_each_other() -> None:
-    program = Maker(2).program()
+def test_steps_of_any_size_follow_each_other(random_program: Programs) -> None:
+    program = random_program(2)
     executor = Executor(program, Team(2))
     for sequences in [*STEPS.values(), [(0, 130)], *STEPS.values(), [(0, 2)] * 5, [(300, 1)]]:
         expected = Executor(program, Team(1)).run(step_of(program, sequences))
@@ -540,9 +348,13 @@ def test_steps_of_any_size_follow_each_other() -> None:
     ],
 )
 def test_an_interrupted_preparation_leaves_nothing_half_done(
-    monkeypatch: pytest.MonkeyPatch, error: type[BaseException], place: str, when: int
+    random_program: Programs,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    place: str,
+    when: int,
 ) -> None:
-    program = Maker(2).program()
+    program = random_program(2)
     executor = Executor(program, Team(2))
     small, large = [(0, 3)], [(0, 70), (0, 5)]
     expected = {len(one): executor.run(step_of(program, one)).copy() for one in (small, large)}

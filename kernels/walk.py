@@ -108,7 +108,9 @@ AWAKE = 6 * LINE
 
 @njit
 def piece_of(row, number, threads):
-    """The units `begin` to `end` of a piece of an operation; none where it has not so many."""
+    """The units `begin` to `end` of a piece of an operation; `end` is no more than `begin` after the last one, and
+    before it where threads have no first piece.
+    """
     units, first, chunk = row[UNITS], row[FIRST], row[CHUNK]
     begin, size = first * number, first
     if number >= threads:
@@ -143,7 +145,7 @@ def _help(table, counters, first, last, threads, done):
         finished = atomic_load(line + 8 * FINISHED)
         for number in range(MOST_HELPED):
             begin, end = piece_of(table[i], number, threads)
-            if begin >= end:
+            if begin >= table[i, UNITS]:
                 break
             if finished & (1 << number) == 0:
                 _do(table, i, begin, end)
@@ -216,7 +218,7 @@ def walk(here, generation, thread):
                     _fetch(table[i, NEEDED], table[i, REGIONS])
                     asked = True
                 begin, end = piece_of(table[i], number, threads)
-                if begin >= end:
+                if begin >= table[i, UNITS]:
                     break
                 _do(table, i, begin, end)
                 if table[i, HELPED]:

@@ -145,7 +145,7 @@ def test_tables_of_different_length_take_turns() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-@pytest.mark.parametrize("first", [1, 30, 99, CELLS, 3 * CELLS])
+@pytest.mark.parametrize("first", [0, 1, 30, 99, CELLS, 3 * CELLS])
 def test_the_first_chunk_of_each_thread_may_be_larger(threads: int, first: int) -> None:
     team, chain = Team(threads), Mirrors(40, 7)
     chain.table[:, FIRST] = first

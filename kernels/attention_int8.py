@@ -24,7 +24,7 @@ from tinylm.kernels.attention import (
 from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.exponential import LOG2_E, exp
 from tinylm.kernels.hadamard import GROUP, rotate
-from tinylm.kernels.jit import carray, njit, operation, plain
+from tinylm.kernels.jit import Function, carray, njit, operation, plain
 from tinylm.kernels.matmul_integers import largest_of, pack_token, packed_columns, packed_width
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
 from tinylm.kernels.simd import (
@@ -202,7 +202,7 @@ def _tile_for(queries):
 
 
 @njit
-def _score(packed, queries, record, head_dim, rows, scores):
+def score(packed, queries, record, head_dim, rows, scores):
     """Packed queries times the first `rows` keys of a record, plus log2 of the scales of the values there:
     (queries, BLOCK), all by address.
 
@@ -235,7 +235,7 @@ def _score(packed, queries, record, head_dim, rows, scores):
 
 
 @njit
-def _weigh(values, rows, queries, numbers, shrink, scale, sums, width):
+def weigh(values, rows, queries, numbers, shrink, scale, sums, width):
     """sums (queries, width) = sums * shrink + numbers (queries, rows of BLOCK) @ values * scale, all by address."""
     query, rounds = 0, -(-rows // ROUND)
     while query < queries:
@@ -253,89 +253,106 @@ def _weigh(values, rows, queries, numbers, shrink, scale, sums, width):
         query += tokens
 
 
+def make_attention(score: Function, weigh: Function) -> Function:
+    """The kernel of these two halves: `score` and `weigh`, or what gives the same numbers."""
+
+    @njit
+    def attend(records, stride, task, head_dim, packed, last, highest, total, sums, width, following):
+        """A task: packed queries, maxima and sums (LANES,), and by address weighted values (LANES, width).
+
+        `following`: the record that is read after it.
+        """
+        queries = task[QUERIES_HERE]
+        scores, numbers = scratch(4 * LANES * BLOCK), scratch(LANES * BLOCK)
+        shrink, scale = float32_1d_at(scratch(4 * LANES), LANES), float32_1d_at(scratch(4 * LANES), LANES)
+        top = float32_1d_at(scratch(4 * LANES), LANES)
+        visible = carray(memory(scratch(4 * LANES)), (LANES,), np.int32)
+        inverses = float32_1d_at(scratch(4 * BLOCK), BLOCK)
+        top[:] = LOWEST
+        for position in range(task[BEGIN], task[END], BLOCK):
+            rows = min(BLOCK, task[END] - position)
+            record = records + stride * (position // BLOCK)
+            scales = record + value_scales_at(head_dim)
+            after = record + stride if position + BLOCK < task[END] else following
+            ask_ahead(after, values_at(head_dim))
+            score(packed, queries, record, head_dim, rows, scores)
+            for query in range(queries):
+                visible[query] = max(0, min(rows, last[query] + 1 - position))
+                top[query] = top_score(scores + 4 * BLOCK * query, np.int64(visible[query]))
+            for lane in range(LANES):
+                new = max(highest[lane], top[lane])
+                shrink[lane] = exp((highest[lane] - new) * LN_2)
+                scale[lane] = exp((top[lane] - new) * LN_2) / LARGEST_BYTE
+                highest[lane], total[lane] = new, total[lane] * shrink[lane]
+            logarithms = float32_1d_at(scales, BLOCK)
+            for i in range(BLOCK):
+                inverses[i] = exp(-LN_2 * logarithms[i])
+            for query in range(queries):
+                total[query] += scale[query] * weights(
+                    scores + 4 * BLOCK * query, inverses.ctypes.data, np.int64(visible[query]), top[query],
+                    numbers + BLOCK * query,
+                )  # fmt: skip
+            ask_ahead(after + values_at(head_dim), BLOCK * width)
+            addresses = shrink.ctypes.data, scale.ctypes.data
+            weigh(record + values_at(head_dim), rows, queries, numbers, *addresses, sums, width)
+
+    @njit
+    def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts, begin, end):
+        """As `attention.attention`, of a cache in int8."""
+        queries_of_head = q.shape[1] // (heads * head_dim)
+        size, columns = record_bytes(head_dim), padded(head_dim)
+        row = float32_1d_at(scratch(4 * head_dim), head_dim)
+        packed, row_bytes = scratch(LANES * 4 * packed_width(head_dim)), 4 * packed_width(head_dim)
+        last = carray(memory(scratch(4 * LANES)), (LANES,), np.int32)
+        width = value_rows(head_dim)
+        sums = float32_2d_at(scratch(4 * LANES * width), LANES, width)
+        for unit in range(begin, end):
+            task, head, part = tasks[unit // heads], unit % heads, parts[unit]
+            for lane in range(task[QUERIES_HERE]):
+                query = task[FIRST] + lane
+                token, member = task[ROW] + query // queries_of_head, query % queries_of_head
+                column = (head * queries_of_head + member) * head_dim
+                last[lane] = positions[token]
+                for d in range(head_dim):
+                    row[d] = q[token, column + d] * (scale * LOG2_E)
+                pack_token(row.ctypes.data, head_dim, packed + row_bytes * lane)
+                sums[lane, :] = np.float32(0)
+            part[:LANES] = LOWEST
+            part[LANES : 2 * LANES] = np.float32(0)
+            records, stride = caches[task[SEQUENCE], layer] + size * head, size * heads
+            highest, total = part[:LANES], part[LANES : 2 * LANES]
+            following = first_record(tasks, min(unit + 1, end - 1), caches, layer, heads, size)
+            attend(
+                records,
+                stride,
+                task,
+                head_dim,
+                packed,
+                last,
+                highest,
+                total,
+                sums.ctypes.data,
+                width,
+                following,
+            )
+            for lane in range(LANES):
+                highest[lane] *= LN_2
+            for lane in range(task[QUERIES_HERE]):
+                there = part.ctypes.data + 4 * (2 * LANES + columns * lane)
+                for group in range(head_dim // GROUP):
+                    rotate(sums.ctypes.data + 4 * (width * lane + GROUP * group), there + 4 * GROUP * group)
+                for d in range(head_dim // GROUP * GROUP, head_dim):
+                    part[2 * LANES + columns * lane + d] = sums[lane, d]
+
+    return attention
+
+
+attention = make_attention(score, weigh)
+
+
 @njit
-def _attend(records, stride, task, head_dim, packed, last, highest, total, sums, width, following):
-    """A task: packed queries, maxima and sums (LANES,), and by address weighted values (LANES, width).
-
-    `following`: the record that is read after it.
-    """
-    queries = task[QUERIES_HERE]
-    scores, numbers = scratch(4 * LANES * BLOCK), scratch(LANES * BLOCK)
-    shrink, scale = float32_1d_at(scratch(4 * LANES), LANES), float32_1d_at(scratch(4 * LANES), LANES)
-    top = float32_1d_at(scratch(4 * LANES), LANES)
-    visible = carray(memory(scratch(4 * LANES)), (LANES,), np.int32)
-    inverses = float32_1d_at(scratch(4 * BLOCK), BLOCK)
-    top[:] = LOWEST
-    for position in range(task[BEGIN], task[END], BLOCK):
-        rows = min(BLOCK, task[END] - position)
-        record = records + stride * (position // BLOCK)
-        scales = record + value_scales_at(head_dim)
-        after = record + stride if position + BLOCK < task[END] else following
-        ask_ahead(after, values_at(head_dim))
-        _score(packed, queries, record, head_dim, rows, scores)
-        for query in range(queries):
-            visible[query] = max(0, min(rows, last[query] + 1 - position))
-            top[query] = top_score(scores + 4 * BLOCK * query, np.int64(visible[query]))
-        for lane in range(LANES):
-            new = max(highest[lane], top[lane])
-            shrink[lane] = exp((highest[lane] - new) * LN_2)
-            scale[lane] = exp((top[lane] - new) * LN_2) / LARGEST_BYTE
-            highest[lane], total[lane] = new, total[lane] * shrink[lane]
-        logarithms = float32_1d_at(scales, BLOCK)
-        for i in range(BLOCK):
-            inverses[i] = exp(-LN_2 * logarithms[i])
-        for query in range(queries):
-            total[query] += scale[query] * weights(
-                scores + 4 * BLOCK * query, inverses.ctypes.data, np.int64(visible[query]), top[query],
-                numbers + BLOCK * query,
-            )  # fmt: skip
-        ask_ahead(after + values_at(head_dim), BLOCK * width)
-        addresses = shrink.ctypes.data, scale.ctypes.data
-        _weigh(record + values_at(head_dim), rows, queries, numbers, *addresses, sums, width)
-
-
-@njit
-def attention(q, positions, tasks, caches, layer, heads, head_dim, scale, parts, begin, end):
-    """As `attention.attention`, of a cache in int8."""
-    queries_of_head = q.shape[1] // (heads * head_dim)
-    size, columns = record_bytes(head_dim), padded(head_dim)
-    row = float32_1d_at(scratch(4 * head_dim), head_dim)
-    packed, row_bytes = scratch(LANES * 4 * packed_width(head_dim)), 4 * packed_width(head_dim)
-    last = carray(memory(scratch(4 * LANES)), (LANES,), np.int32)
-    width = value_rows(head_dim)
-    sums = float32_2d_at(scratch(4 * LANES * width), LANES, width)
-    for unit in range(begin, end):
-        task, head, part = tasks[unit // heads], unit % heads, parts[unit]
-        for lane in range(task[QUERIES_HERE]):
-            query = task[FIRST] + lane
-            token, member = task[ROW] + query // queries_of_head, query % queries_of_head
-            column = (head * queries_of_head + member) * head_dim
-            last[lane] = positions[token]
-            for d in range(head_dim):
-                row[d] = q[token, column + d] * (scale * LOG2_E)
-            pack_token(row.ctypes.data, head_dim, packed + row_bytes * lane)
-            sums[lane, :] = np.float32(0)
-        part[:LANES] = LOWEST
-        part[LANES : 2 * LANES] = np.float32(0)
-        records, stride = caches[task[SEQUENCE], layer] + size * head, size * heads
-        highest, total = part[:LANES], part[LANES : 2 * LANES]
-        following = first_record(tasks, min(unit + 1, end - 1), caches, layer, heads, size)
-        _attend(
-            records, stride, task, head_dim, packed, last, highest, total, sums.ctypes.data, width, following
-        )
-        for lane in range(LANES):
-            highest[lane] *= LN_2
-        for lane in range(task[QUERIES_HERE]):
-            there = part.ctypes.data + 4 * (2 * LANES + columns * lane)
-            for group in range(head_dim // GROUP):
-                rotate(sums.ctypes.data + 4 * (width * lane + GROUP * group), there + 4 * GROUP * group)
-            for d in range(head_dim // GROUP * GROUP, head_dim):
-                part[2 * LANES + columns * lane + d] = sums[lane, d]
-
-
-@operation
-def attention_int8_operation(operands, begin, end):
-    """q (3), positions (2), tasks (3), caches (3), layer, heads, head_dim, scale (1 each), parts (3)."""
+def run_attention(attention, operands, begin, end):
+    """One of `make_attention`, of the operands of `attention_int8_operation`."""
     attention(
         float32_2d(operands, 0),
         int64_1d(operands, 3),
@@ -349,6 +366,12 @@ def attention_int8_operation(operands, begin, end):
         begin,
         end,
     )
+
+
+@operation
+def attention_int8_operation(operands, begin, end):
+    """q (3), positions (2), tasks (3), caches (3), layer, heads, head_dim, scale (1 each), parts (3)."""
+    run_attention(attention, operands, begin, end)
 
 
 @operation

@@ -26,9 +26,8 @@ _few = make_few(8)
 
 
 @njit
-def _configure(tail):
-    """The shapes of the tiles, where the last group is `tail` blocks of columns."""
-    shapes = scratch(CONFIGURATION)
+def shape_tiles(shapes, tail):
+    """Write the shapes of the tiles to a configuration, where the last group is `tail` blocks of columns."""
     clear_shapes(shapes)
     give_shape(shapes, SUMS, TOKENS, 4 * ROWS)
     give_shape(shapes, LEFT, TOKENS, GROUP)
@@ -36,7 +35,6 @@ def _configure(tail):
     if tail > 0:
         give_shape(shapes, LAST_LEFT, TOKENS, 4 * tail)
         give_shape(shapes, LAST_RIGHT, tail, 4 * ROWS)
-    configure(shapes)
 
 
 @njit
@@ -47,7 +45,9 @@ def _many(packed, weights, scales, K, out, begin, end):
     tail = steps_of(K) - whole * (GROUP // 4)
     block_bytes, scale_bytes = 4 * ROWS * steps_of(K), 2 * ROWS * groups_of(K)
     stride, room, edge = 4 * packed.shape[1], scratch(ROOM), scratch(ROOM)
-    _configure(tail)
+    shapes = scratch(CONFIGURATION)
+    shape_tiles(shapes, tail)
+    configure(shapes)
     for first in range(0, T, TOKENS):
         token = min(first, T - TOKENS)  # the last tile takes some tokens again
         x = packed.ctypes.data + stride * token

@@ -25,8 +25,8 @@ from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
 TOKENS = 16
 """Tokens of a tile."""
 
-SUMS, LEFT, RIGHT, LAST_LEFT, LAST_RIGHT = range(5)
-"""Tiles: sums, tokens and weights; and both of a last group that is not whole."""
+SUMS, LEFT, RIGHT, LAST_LEFT, LAST_RIGHT, FREE = range(6)
+"""Tiles: sums, tokens and weights; and both of a last group that is not whole. From FREE on they are another's."""
 
 ROOM = TOKENS * ROWS * 4
 """Bytes through which a tile of sums comes to the other registers."""
@@ -130,6 +130,25 @@ class _Products:
         return new
 
 
+def _emit(builder: ir.IRBuilder, arguments: Any, firsts: list[ir.Value]) -> None:
+    """A tile whose results, token by token, begin with `firsts`."""
+    groups, tail, *operands, out, out_stride = arguments
+    products = _Products(builder, operands)
+
+    def whole(number: Any, results: list[Any]) -> list[Any]:
+        return products.group(number, LEFT, RIGHT, results)
+
+    def last(number: Any, results: list[Any]) -> list[Any]:
+        return products.group(groups, LAST_LEFT, LAST_RIGHT, results)
+
+    _, results = loop(builder, INT64(0), groups, 1, firsts, whole)
+    is_part = builder.zext(builder.icmp_signed(">", tail, INT64(0)), INT64)
+    _, results = loop(builder, INT64(0), is_part, 1, results, last)
+    for token, result in enumerate(results):
+        place = at(builder, out, (out_stride, token))
+        builder.store(result, pointer(builder, place, FLOATS), align=4)
+
+
 @intrinsic
 def tile_amx(
     typingctx: Any, groups: Any, tail: Any, weights: Any, x: Any, stride: Any, scales: Any, x_scale: Any,
@@ -138,22 +157,22 @@ def tile_amx(
     """As a tile of `tile_integers.make_tile`: 16 packed tokens, one block of rows; `room`: ROOM bytes, by address."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        groups, tail, *operands, out, out_stride = arguments
-        products = _Products(builder, operands)
-        zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * TOKENS
-
-        def whole(number: Any, results: list[Any]) -> list[Any]:
-            return products.group(number, LEFT, RIGHT, results)
-
-        def last(number: Any, results: list[Any]) -> list[Any]:
-            return products.group(groups, LAST_LEFT, LAST_RIGHT, results)
-
-        _, results = loop(builder, INT64(0), groups, 1, zeros, whole)
-        is_part = builder.zext(builder.icmp_signed(">", tail, INT64(0)), INT64)
-        _, results = loop(builder, INT64(0), is_part, 1, results, last)
-        for token, result in enumerate(results):
-            place = at(builder, out, (out_stride, token))
-            builder.store(result, pointer(builder, place, FLOATS), align=4)
+        _emit(builder, arguments, [ir.Constant(FLOATS, [0.0] * LANES)] * TOKENS)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), generate
+
+
+@intrinsic
+def tile_amx_added(
+    typingctx: Any, groups: Any, tail: Any, weights: Any, x: Any, stride: Any, scales: Any, x_scale: Any,
+    room: Any, out: Any, out_stride: Any, added: Any,
+) -> Any:  # fmt: skip
+    """The same, plus a float32 for each row of the block, at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        *arguments, added = arguments
+        _emit(builder, arguments, [load(builder, added, FLOATS)] * TOKENS)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 11), generate

@@ -7,8 +7,12 @@ import pytest
 
 from tinylm.formats.key_values_int8 import Int8KeyValues
 from tinylm.kernels.attention import SPLIT, combine, part_size, plan
-from tinylm.kernels.attention_int8 import attention, record_bytes, store
+from tinylm.kernels.attention_amx import attention_int8_amx_operation
+from tinylm.kernels.attention_int8 import attention_int8_operation, record_bytes, store
 from tinylm.kernels.hadamard import rotate_reference
+from tinylm.kernels.jit import Operation
+from tinylm.kernels.operands import array_operands
+from tinylm.kernels.tile_amx import permitted
 from tinylm.kernels.tile_attention import BLOCK
 
 SHAPES = [(9, 3, 64), (8, 4, 8), (6, 1, 20), (4, 4, 80), (3, 1, 128), (16, 1, 64), (5, 1, 2)]
@@ -48,14 +52,22 @@ class Case:
             store(keys, values, np.arange(length), rows, here, 1, Hkv, Dh, 0, length)
             self.records.append(records)
 
-    def run(self) -> np.ndarray:
+    def run(self, kernel: Operation = attention_int8_operation) -> np.ndarray:
         H, Hkv, Dh = self.shape
         caches = np.array([[0, records.ctypes.data] for records in self.records])
         tasks, tiles = plan(self.starts, self.counts, [n for _, n in self.step], H // Hkv)
         parts = np.full((len(tasks) * Hkv + 1, part_size(Dh)), 77, np.float32)
         border = np.full((len(self.q) + 2, H * Dh), 77, np.float32)
+        operands = [
+            *array_operands(self.q),
+            *array_operands(self.positions),
+            *array_operands(tasks),
+            *array_operands(caches),
+            *(1, Hkv, Dh, int(self.scale.view(np.int32))),
+            *array_operands(parts),
+        ]
         for unit in reversed(range(len(tasks) * Hkv)):
-            attention(self.q, self.positions, tasks, caches, 1, Hkv, Dh, self.scale, parts, unit, unit + 1)
+            kernel(np.array(operands, np.int64), unit, unit + 1)
         assert (parts[-1] == 77).all()
         for unit in range(len(tiles) * Hkv):
             combine(tiles, Hkv, Dh, parts, border[1:-1], unit, unit + 1)
@@ -87,6 +99,14 @@ def test_attention(shape: tuple[int, int, int], step: list[tuple[int, int]]) -> 
     # queries and weights are rounded to a byte
     assert error.max() < 6e-2
     assert np.sqrt(np.square(error).mean()) < 1e-2
+
+
+@pytest.mark.skipif(not permitted(), reason="this processor has no AMX, or the system does not give it")
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_matrix_unit_gives_the_same_bits(shape: tuple[int, int, int], step: list[tuple[int, int]]) -> None:
+    case = Case(shape, step)
+    np.testing.assert_array_equal(case.run(attention_int8_amx_operation), case.run())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -101,6 +101,15 @@ def test_what_is_written_for_int8() -> None:
     assert not re.findall(r"vmovu?a?ps\s+%zmm\d+, ", loops[0]), "sums stay in registers"
 
 
+def test_what_is_written_for_attention() -> None:
+    assert loops_for_amx("attention_int8_amx", "tdpbssd")
+    loops = loops_for_amx("attention_int8_amx", "tdpbusd")
+    assert loops
+    for loop in loops:  # a block of 96 positions is 64 and 32
+        assert len(re.findall(r"\stdpbusd", loop)) == 2
+        assert len(re.findall(r"vfmadd\d+ps\s.*%zmm", loop)) == TOKENS
+
+
 def test_what_is_written_for_bfloat16() -> None:
     loops = loops_for_amx("matmul_bfloat16_amx", "tdpbf16ps")
     # three planes of two tiles of tokens, and two of rows: twelve products for eight tiles that are loaded

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm.kernels.attention_amx import attention_int8_amx_operation
 from tinylm.kernels.attention_int8 import (
     LEAST,
     LOG_1,
@@ -30,6 +31,7 @@ from tinylm.kernels.attention_int8 import (
 )
 from tinylm.kernels.dot import COLUMNS, ROWS
 from tinylm.kernels.hadamard import GROUP, rotate_reference
+from tinylm.kernels.tile_amx import permitted
 from tinylm.kernels.tile_attention import BLOCK
 
 Floats = NDArray[np.float32]
@@ -41,7 +43,7 @@ class Int8KeyValues:
 
     name = "int8"
     store = store_int8_operation
-    attention = attention_int8_operation
+    attention = attention_int8_amx_operation if permitted() else attention_int8_operation
 
     def record_bytes(self, head_dim: int) -> int:
         """Bytes of a record."""

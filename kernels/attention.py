@@ -18,7 +18,7 @@ from tinylm.kernels.exponential import exp
 from tinylm.kernels.jit import carray, njit, operation, plain
 from tinylm.kernels.narrow_floats import BFLOAT16, FLOAT16, FLOAT32, narrow_at, size_of, widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
-from tinylm.kernels.simd import float_from_bits, memory, scratch
+from tinylm.kernels.simd import CACHE_LINE, float_from_bits, memory, prefetch, scratch
 from tinylm.kernels.softmax import LOWEST, softmax_block, softmax_row
 from tinylm.kernels.tile import LANES, NARROW, ROWS, lay_side_by_side, narrow_tile, tile, turn
 from tinylm.kernels.tile_attention import (
@@ -297,6 +297,13 @@ def combine(tiles, heads, head_dim, parts, out, begin, end):
 
 
 @njit
+def expect(address, stride, count):
+    """Ask for so many lines: one token's are each in another, and what stores them waits for one after the other."""
+    for i in range(count):
+        prefetch(address + stride * i)
+
+
+@njit
 def store(like, keys, values, positions, rows, caches, layer, heads, head_dim, begin, end):
     """Keys and values (T, Hkv * Dh) of the tokens `begin` to `end` to their positions in the caches.
 
@@ -306,13 +313,16 @@ def store(like, keys, values, positions, rows, caches, layer, heads, head_dim, b
     size, columns = width * record_length(head_dim), padded(head_dim)
     for token in range(begin, end):
         block, place = positions[token] // BLOCK, positions[token] % BLOCK
+        records = caches[rows[token], layer] + size * block * heads
+        key = records + width * (place // STRIP * STRIP * head_dim + place % STRIP)
+        value = records + width * (BLOCK * head_dim + place * columns)
+        for head in range(heads if end - begin == 1 else 0):
+            expect(key + size * head, width * STRIP, head_dim)
+            expect(value + size * head, CACHE_LINE, -(-width * head_dim // CACHE_LINE))
         for head in range(heads):
-            record = caches[rows[token], layer] + size * (block * heads + head)
-            value = record + width * (BLOCK * head_dim + place * columns)
-            key = record + width * (place // STRIP * STRIP * head_dim + place % STRIP)
             for d in range(head_dim):
-                narrow_at(like, keys[token, head * head_dim + d], key + width * STRIP * d)
-                narrow_at(like, values[token, head * head_dim + d], value + width * d)
+                narrow_at(like, keys[token, head * head_dim + d], key + size * head + width * STRIP * d)
+                narrow_at(like, values[token, head * head_dim + d], value + size * head + width * d)
 
 
 @njit

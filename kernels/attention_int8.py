@@ -18,6 +18,7 @@ from tinylm.kernels.attention import (
     QUERIES_HERE,
     ROW,
     SEQUENCE,
+    expect,
     first_record,
     padded,
 )
@@ -183,8 +184,17 @@ def store(keys, values, positions, rows, caches, layer, heads, head_dim, begin, 
     rounded = padded_row[:head_dim]
     for token in range(begin, end):
         block, place = positions[token] // BLOCK, positions[token] % BLOCK
+        records = caches[rows[token], layer] + record_bytes(head_dim) * block * heads
+        for head in range(heads if end - begin == 1 else 0):
+            record = records + record_bytes(head_dim) * head
+            expect(record + place // ROWS * ROWS * columns, ROWS * COLUMNS, columns // COLUMNS)
+            there = record + values_at(head_dim) + place // COLUMNS * ROWS * COLUMNS
+            expect(there, ROWS * BLOCK, value_rows(head_dim) // ROWS)
+            groups = groups_of(columns)
+            expect(record + key_scales_at(head_dim) + place // ROWS * 2 * ROWS * groups, 2 * ROWS, groups)
+            expect(record + value_scales_at(head_dim) + 4 * place, 0, 1)
         for head in range(heads):
-            record = caches[rows[token], layer] + record_bytes(head_dim) * (block * heads + head)
+            record = records + record_bytes(head_dim) * head
             for d in range(head_dim):
                 numbers[d] = keys[token, head * head_dim + d]
             _rotate_head(numbers.ctypes.data, head_dim)

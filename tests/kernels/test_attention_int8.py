@@ -104,7 +104,9 @@ def test_attention(shape: tuple[int, int, int], step: list[tuple[int, int]]) -> 
 @pytest.mark.skipif(not permitted(), reason="this processor has no AMX, or the system does not give it")
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_matrix_unit_gives_the_same_bits(shape: tuple[int, int, int], step: list[tuple[int, int]]) -> None:
+def test_the_matrix_unit_gives_the_same_bits(
+    shape: tuple[int, int, int], step: list[tuple[int, int]]
+) -> None:
     case = Case(shape, step)
     np.testing.assert_array_equal(case.run(attention_int8_amx_operation), case.run())
 

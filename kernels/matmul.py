@@ -14,7 +14,7 @@ from tinylm.kernels.jit import carray, njit, operation, plain
 from tinylm.kernels.narrow_floats import widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
 from tinylm.kernels.simd import CACHE_LINE, keep, memory, prefetch, scratch, to_float32
-from tinylm.kernels.streams import AHEAD, KEPT, LONG
+from tinylm.kernels.streams import INTEL, KEPT, LONG
 from tinylm.kernels.tile import LANES, ROWS, lay_side_by_side, tile, turn
 from tinylm.kernels.tile_amx import TOKENS
 from tinylm.kernels.tile_few import dots_1, dots_4, dots_8
@@ -38,9 +38,8 @@ STRIP = 16 * LANES
 """Tokens that meet a panel of weights one tile after the other, whose sums are held; fewer where they would take more
 than KEPT bytes."""
 
-ASKED = not AHEAD
-"""Whether the next panel is asked for while one is met; cores that prefer memory to be asked for further ahead do
-better without (0.98 of the time)."""
+ASKED = not INTEL
+"""Whether the next panel is asked for while one is met; cores of Intel's do better without (0.98 of the time)."""
 
 TRANSPOSED = 16
 """Columns that `pack` turns at a time."""

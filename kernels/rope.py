@@ -33,14 +33,16 @@ def rope_reference(x, positions, table, head_dim):
 
 
 @intrinsic
-def turn_pairs(typingctx: Any, source: Any, cosines: Any, sines: Any, half: Any, target: Any) -> Any:
-    """Turn the numbers i and i + half of a head at an address, to another or the same.
+def turn_head(
+    typingctx: Any, source: Any, cosines: Any, sines: Any, half: Any, size: Any, target: Any
+) -> Any:
+    """Turn the numbers i and i + half of a head of `size` numbers at an address, to another or the same; keep the rest.
 
     Written in registers: LLVM compared the addresses of four arrays for each head, which took longer than turning it.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, cosines, sines, half, target = arguments
+        source, cosines, sines, half, size, target = arguments
 
         def some(width: int) -> Any:
             kind = ir.VectorType(FLOAT, width)
@@ -61,9 +63,22 @@ def turn_pairs(typingctx: Any, source: Any, cosines: Any, sines: Any, half: Any,
 
         done, _ = loop(builder, INT64(0), half, WIDTH, [], some(WIDTH))
         loop(builder, done, half, 1, [], some(1))
+
+        def keep(width: int) -> Any:
+            kind = ir.VectorType(FLOAT, width)
+
+            def copy(i: Any, state: list[Any]) -> list[Any]:
+                here, there = (at(builder, one, (i, 4)) for one in (source, target))
+                builder.store(load(builder, here, kind), pointer(builder, there, kind), align=4)
+                return state
+
+            return copy
+
+        done, _ = loop(builder, builder.add(half, half), size, WIDTH, [], keep(WIDTH))
+        loop(builder, done, size, 1, [], keep(1))
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5), generate
+    return types.void(*[types.int64] * 6), generate
 
 
 @njit
@@ -74,13 +89,7 @@ def rope(x, positions, table, head_dim, out, begin, end):
         cosines = table.ctypes.data + 8 * half * positions[token]
         source, target = x.ctypes.data + x.strides[0] * token, out.ctypes.data + out.strides[0] * token
         for head in range(0, x.shape[1], head_dim):
-            turn_pairs(source + 4 * head, cosines, cosines + 4 * half, half, target + 4 * head)
-            rest, kept = (
-                x[token, head + 2 * half : head + head_dim],
-                out[token, head + 2 * half : head + head_dim],
-            )
-            for i in range(len(rest)):
-                kept[i] = rest[i]
+            turn_head(source + 4 * head, cosines, cosines + 4 * half, half, head_dim, target + 4 * head)
 
 
 @operation

@@ -61,6 +61,7 @@ def kept_bytes(triple: str, cpu: str) -> int:
     return 1_250_000 if is_intel(triple, cpu) else 1 << 40
 
 
+INTEL = is_intel(*target()[:2])
 AHEAD, LONG, KEPT = (known(*target()[:2]) for known in (bytes_ahead, long_row, kept_bytes))
 """Of this processor."""
 

@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from tinylm.kernels.jit import intrinsic, types
 from tinylm.kernels.simd import FLOAT, INT64, pointer
-from tinylm.kernels.streams import AHEAD
+from tinylm.kernels.streams import INTEL
 from tinylm.kernels.target import target
 from tinylm.kernels.vectors import at, load, loop, multiply_add, shuffle, spread, transposed
 
@@ -33,7 +33,7 @@ ROWS, LANES, WIDTH = _geometry()
 NARROW = 2 * ROWS // 3
 """Rows of the tile that is taken instead, once or twice, where the last one would be a third full or two thirds."""
 
-UNROLL = 8 if AHEAD else 4
+UNROLL = 8 if INTEL else 4
 """Steps of the innermost loop that are written out: 8 take 0.97 of the time of 4 on cores of Intel's; 16 took twice."""
 
 

@@ -41,7 +41,8 @@ FEW, UNROLL = 8, 4
 class Products:
     """Integer products of `tokens` activations and `blocks` blocks of 16 rows, as they are written into a tile.
 
-    Addresses, and strides in bytes. `positive` activations are bytes from 0 to DOT.most.
+    Addresses, and strides in bytes. `positive` activations are bytes from 0 to DOT.most. Weights that are a `stream`
+    come from memory, once and in order.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class Products:
         places: list[ir.Value],
         bits: int = 8,
         positive: bool = False,
+        stream: bool = False,
     ) -> None:
         self.builder = builder
         self.tokens, self.blocks = shape
-        self.bits, self.positive = bits, positive
+        self.bits, self.positive, self.stream = bits, positive, stream
         self.fours = 8 // bits  # of columns, in a block
         self.weights, self.block_stride, x, token_stride, self.out, self.out_stride = places
         self.x = [at(builder, x, (token_stride, t)) for t in range(self.tokens)]
-        self.streams = False  # whether the weights come from memory, once and in order
         if self.blocks > 1:  # few products are better off with LLVM's order of what they read
             self.x = [opaque(builder, address) for address in self.x]
         self.floats, self.shorts = ir.VectorType(FLOAT, DOT.lanes), ir.VectorType(INT16, DOT.lanes)
@@ -79,7 +80,7 @@ class Products:
         """A register of a block of weights, its i-th four columns, as `DOT.add` takes them."""
         builder = self.builder
         address = at(builder, self.weights, (INT64(COLUMNS * ROWS), number), (self.block_stride, block))
-        if self.streams and i == part == 0:
+        if self.stream and i == part == 0:
             emit_ahead(builder, address)
         address = builder.add(address, INT64(COLUMNS * DOT.lanes * part))
         numbers = load(builder, address, DOT.bytes)
@@ -137,11 +138,12 @@ class _Tile(Products):
     def __init__(
         self, builder: ir.IRBuilder, shape: tuple[int, int], bits: int, arguments: list[ir.Value]
     ) -> None:
-        super().__init__(builder, shape, [*arguments[:4], *arguments[8:10]], bits)
+        added = arguments[10:]
+        places = [*arguments[:4], *arguments[8:10]]
+        super().__init__(builder, shape, places, bits, stream=shape[1] == 1 and not added)
         self.steps = GROUP // COLUMNS // self.fours
         self.scales, self.scale_stride, self.x_scale, self.x_begin = arguments[4:8]
-        self.added = arguments[10:]
-        self.streams = self.blocks == 1 and not self.added
+        self.added = added
 
     def first_sums(self, group: ir.Value) -> dict[Any, ir.Value]:
         """What the int32 sums of a group begin with: zero, or what pays for the offset of the weights."""

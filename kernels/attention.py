@@ -20,7 +20,17 @@ from tinylm.kernels.narrow_floats import BFLOAT16, FLOAT16, FLOAT32, narrow_at, 
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
 from tinylm.kernels.simd import CACHE_LINE, float_from_bits, memory, prefetch, scratch
 from tinylm.kernels.softmax import LOWEST, softmax_block, softmax_row
-from tinylm.kernels.tile import LANES, NARROW, ROWS, lay_side_by_side, narrow_tile, tile, turn
+from tinylm.kernels.tile import (
+    LANES,
+    NARROW,
+    ROWS,
+    WIDTH,
+    lay_side_by_side,
+    make_lay,
+    narrow_tile,
+    tile,
+    turn,
+)
 from tinylm.kernels.tile_attention import (
     BLOCK,
     MOST,
@@ -42,6 +52,8 @@ bit, in steps of one token and of several, and the wide tile is no faster before
 
 SPLIT, PARTS = 2 * BLOCK, 16
 """Positions a task, where a step has few queries; more where that made more than so many parts."""
+
+lay_together = make_lay(WIDTH)
 
 SEQUENCE, ROW, FIRST, QUERIES_HERE, BEGIN, END, TASK_FIELDS = range(7)
 """A task: its sequence; that sequence's first row in the step; first query and their number; positions."""
@@ -143,7 +155,7 @@ def _attend_many(like, records, stride, task, head_dim, queries, last, part, shr
     highest, total = part[:LANES], part[LANES : 2 * LANES]
     size = padded(head_dim)
     packed = float32_2d_at(scratch(4 * head_dim * LANES), head_dim, LANES)
-    done = lay_side_by_side(queries.ctypes.data, 4 * head_dim, head_dim, packed.ctypes.data)
+    done = lay_side_by_side(queries.ctypes.data, 4 * head_dim, head_dim, packed.ctypes.data, 4 * LANES)
     for d in range(done, head_dim):
         for lane in range(LANES):
             packed[d, lane] = queries[lane * head_dim + d]
@@ -304,6 +316,23 @@ def expect(address, stride, count):
 
 
 @njit
+def _store_together(keys, values, token, heads, head_dim, key, value, size, stride):
+    """WIDTH tokens of float32 from one on, at positions that follow each other in a strip.
+
+    `key`, `value`, by address: the places of the first, in a record of `size` bytes a head; values are at a stride.
+    """
+    for head in range(heads):
+        column = head * head_dim
+        first = keys.ctypes.data + 4 * (token * keys.shape[1] + column)
+        done = lay_together(first, 4 * keys.shape[1], head_dim, key + size * head, 4 * STRIP)
+        for i in range(WIDTH):
+            for d in range(done, head_dim):
+                float32_1d_at(key + size * head + 4 * STRIP * d, WIDTH)[i] = keys[token + i, column + d]
+            there = values.ctypes.data + 4 * ((token + i) * values.shape[1] + column)
+            widen_to(np.float32(0), there, value + size * head + stride * i, head_dim)
+
+
+@njit
 def store(like, keys, values, positions, rows, caches, layer, heads, head_dim, begin, end):
     """Keys and values (T, Hkv * Dh) of the tokens `begin` to `end` to their positions in the caches.
 
@@ -311,11 +340,18 @@ def store(like, keys, values, positions, rows, caches, layer, heads, head_dim, b
     """
     width = size_of(like)
     size, columns = width * record_length(head_dim), padded(head_dim)
-    for token in range(begin, end):
+    token = begin
+    while token < end:
         block, place = positions[token] // BLOCK, positions[token] % BLOCK
         records = caches[rows[token], layer] + size * block * heads
         key = records + width * (place // STRIP * STRIP * head_dim + place % STRIP)
         value = records + width * (BLOCK * head_dim + place * columns)
+        last = token + WIDTH - 1
+        together = width == 4 and place % STRIP + WIDTH <= STRIP and last < end and rows[last] == rows[token]
+        if together and positions[last] - positions[token] == WIDTH - 1:
+            _store_together(keys, values, token, heads, head_dim, key, value, size, 4 * columns)
+            token += WIDTH
+            continue
         for head in range(heads if end - begin == 1 else 0):
             expect(key + size * head, width * STRIP, head_dim)
             expect(value + size * head, CACHE_LINE, -(-width * head_dim // CACHE_LINE))
@@ -323,6 +359,7 @@ def store(like, keys, values, positions, rows, caches, layer, heads, head_dim, b
             for d in range(head_dim):
                 narrow_at(like, keys[token, head * head_dim + d], key + size * head + width * STRIP * d)
                 narrow_at(like, values[token, head * head_dim + d], value + size * head + width * d)
+        token += 1
 
 
 @njit

@@ -138,7 +138,7 @@ def pack(x, packed, begin, end):
         place = packed.ctypes.data + 4 * first * K
         tile, done = float32_2d_at(place, K, LANES), 0
         if tokens == LANES:
-            done = lay_side_by_side(part.ctypes.data, 4 * K, K, place)
+            done = lay_side_by_side(part.ctypes.data, 4 * K, K, place, 4 * LANES)
         for k in range(done, K, TRANSPOSED):  # a cache line of every token at a time
             for column in range(k, min(K, k + TRANSPOSED)):
                 for lane in range(tokens):

@@ -123,31 +123,30 @@ def make_turn(rows: int, lanes: int, width: int) -> Any:
     return turn
 
 
-@intrinsic
-def lay_side_by_side(typingctx: Any, x: Any, stride: Any, K: Any, out: Any) -> Any:
-    """LANES rows of x, at a stride in bytes, as (K, LANES), by address; returns the first column left to do.
-
-    Done are whole registers of columns.
-    """
+def make_lay(lanes: int) -> Any:
+    """The transposition of so many rows, whole registers, as an intrinsic."""
     vector = ir.VectorType(FLOAT, WIDTH)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, stride, K, out = arguments
+    @intrinsic
+    def lay(typingctx: Any, x: Any, stride: Any, K: Any, out: Any, out_stride: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, stride, K, out, out_stride = arguments
 
-        def columns(k: Any, state: list[Any]) -> list[Any]:
-            for part in range(0, LANES, WIDTH):
-                rows = [
-                    load(builder, at(builder, x, (stride, part + i), (4, k)), vector) for i in range(WIDTH)
-                ]
-                for i, column in enumerate(transposed(builder, rows)):
-                    place = at(builder, out, (4 * LANES, k), (4 * LANES, i), (4, part))
-                    builder.store(column, pointer(builder, place, vector), align=4)
-            return state
+            def columns(k: Any, state: list[Any]) -> list[Any]:
+                for part in range(0, lanes, WIDTH):
+                    places = [at(builder, x, (stride, part + i), (4, k)) for i in range(WIDTH)]
+                    rows = [load(builder, place, vector) for place in places]
+                    for i, column in enumerate(transposed(builder, rows)):
+                        place = at(builder, out, (out_stride, k), (out_stride, i), (4, part))
+                        builder.store(column, pointer(builder, place, vector), align=4)
+                return state
 
-        done, _ = loop(builder, INT64(0), K, WIDTH, [], columns)
-        return done
+            done, _ = loop(builder, INT64(0), K, WIDTH, [], columns)
+            return done
 
-    return types.int64(*[types.int64] * 4), generate
+        return types.int64(*[types.int64] * 5), generate
+
+    return lay
 
 
 tile, narrow_tile = _make(ROWS, LANES, WIDTH), _make(NARROW, LANES, WIDTH)
@@ -156,3 +155,8 @@ bytes."""
 
 turn = make_turn(ROWS, LANES, WIDTH)
 """`turn(sums, out, stride)`: sums (ROWS, LANES) as LANES rows of ROWS numbers, at a stride in bytes."""
+
+lay_side_by_side = make_lay(LANES)
+"""`lay_side_by_side(x, stride, K, out, stride)`: LANES rows of x as (K, LANES), by addresses, at strides in bytes;
+returns the first column left to do. Done are whole registers of columns.
+"""

@@ -232,8 +232,9 @@ def test_the_plan_covers_every_query_and_position_once(step: list[tuple[int, int
     assert (covered == 1).all()
 
 
+@pytest.mark.parametrize("at_once", [1, 17, 50])
 @pytest.mark.parametrize("shape", [(8, 4, 8), (9, 3, 64), (2, 1, 20)], ids=str)
-def test_keys_and_values_go_to_their_places(shape: tuple[int, int, int]) -> None:
+def test_keys_and_values_go_to_their_places(shape: tuple[int, int, int], at_once: int) -> None:
     _, Hkv, Dh = shape
     case = Case(shape, STEPS["texts that join"])
     caches, arrays = case.caches()
@@ -242,8 +243,9 @@ def test_keys_and_values_go_to_their_places(shape: tuple[int, int, int]) -> None
     random = np.random.default_rng(3)
     keys, values = random.standard_normal((2, T, Hkv * Dh), np.float32)
     rows = np.repeat(np.arange(3), case.counts)
-    for token in reversed(range(T)):
-        store(FLOAT32, keys, values, case.positions, rows, caches, 1, Hkv, Dh, token, token + 1)
+    for begin in reversed(range(0, T, at_once)):
+        end = min(begin + at_once, T)
+        store(FLOAT32, keys, values, case.positions, rows, caches, 1, Hkv, Dh, begin, end)
     size, columns = record_length(Dh), padded(Dh)
     for token in range(T):
         block, place = divmod(int(case.positions[token]), BLOCK)

@@ -68,7 +68,7 @@ def test_sums_are_written_transposed_and_nothing_beside_them() -> None:
 
 @njit
 def run_lay(x, K, out):
-    return lay_side_by_side(x.ctypes.data, 4 * x.shape[1], K, out.ctypes.data)
+    return lay_side_by_side(x.ctypes.data, 4 * x.shape[1], K, out.ctypes.data, 4 * LANES)
 
 
 @pytest.mark.parametrize("K", [0, WIDTH - 1, WIDTH, 3 * WIDTH + 1])

@@ -18,7 +18,6 @@ from tinylm.kernels.attention import (
     QUERIES_HERE,
     ROW,
     SEQUENCE,
-    expect,
     first_record,
     padded,
 )
@@ -26,16 +25,12 @@ from tinylm.kernels.dot import COLUMNS, DOT, ROWS
 from tinylm.kernels.exponential import LOG2_E, exp
 from tinylm.kernels.hadamard import GROUP, rotate
 from tinylm.kernels.jit import Function, carray, njit, operation, plain
-from tinylm.kernels.matmul_integers import largest_of, pack_token, packed_columns, packed_width
+from tinylm.kernels.matmul_integers import pack_token, packed_columns, packed_width
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
 from tinylm.kernels.simd import (
-    float_bits,
     float_from_bits,
-    float_of_int32_bits,
     memory,
-    nearest_int32,
     scratch,
-    to_float32,
 )
 from tinylm.kernels.softmax import LOWEST
 from tinylm.kernels.softmax_int8 import top_score, weights
@@ -56,16 +51,7 @@ one stream."""
 
 LN_2 = np.float32(1 / LOG2_E)
 
-LOG_1, LOG_2, LOG_3, LOG_4 = (np.float32(c) for c in (1.43863803, -0.67774327, 0.32187971, -0.0828607))
-"""log2(1 + f) of f in [0, 1], by least squares."""
-
 LARGEST_BYTE = np.float32(DOT.most)
-
-LEAST = np.float32(2.0**-60)
-"""The smallest scale of values: its inverse times a byte is still a number."""
-
-STEP = np.float32(1 / 127)
-"""The scale of numbers whose largest is 1."""
 
 
 @plain
@@ -108,101 +94,6 @@ def value_scales_at(head_dim):
 def record_bytes(head_dim):
     """Bytes of a record, a multiple of 64."""
     return value_scales_at(head_dim) + 4 * BLOCK
-
-
-@njit
-def _largest(numbers):
-    """The largest absolute value; NaN where there is one, or an infinity."""
-    size = largest_of(numbers)
-    return size + np.float32(0) * size
-
-
-@njit
-def _round(numbers, scale, out):
-    """Numbers (n,) over their scale, as int8."""
-    inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
-    for i in range(len(numbers)):
-        out[i] = np.int8(nearest_int32(numbers[i] * inverse))
-
-
-@njit
-def log2(x):
-    """log2 of a positive float32, to 2e-4: any number near it would do that is the same for all who use it."""
-    bits = np.int32(float_bits(x))
-    exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
-    f = float_of_int32_bits((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)) - np.float32(1)
-    return exponent + f * (LOG_1 + f * (LOG_2 + f * (LOG_3 + f * LOG_4)))
-
-
-@njit
-def _rotate_head(numbers, head_dim):
-    """Whole groups of a head, at an address, in place; doing so twice changes nothing."""
-    for group in range(head_dim // GROUP):
-        rotate(numbers + 4 * GROUP * group, numbers + 4 * GROUP * group)
-
-
-@njit
-def _store_key(key, rounded, record, place):
-    """A rotated key (Dh,) to its place in a record; `rounded` is room for it as int8, padded with zeros."""
-    head_dim = key.shape[0]
-    columns, groups = key_columns(head_dim), groups_of(head_dim)
-    fours = carray(memory(record), (BLOCK // ROWS, columns // COLUMNS, ROWS), np.int32)
-    scales = carray(memory(record + key_scales_at(head_dim)), (BLOCK // ROWS, groups, ROWS), np.uint16)
-    part, line = place // ROWS, place % ROWS
-    for group in range(groups):
-        here = slice(group * GROUP, min(head_dim, (group + 1) * GROUP))
-        largest = _largest(key[here])
-        bits = (np.int64(float_bits(largest * STEP)) + 0xFFFF) >> 16  # rounded up
-        scales[part, group, line] = np.uint16(0x7FC0 if np.isnan(largest) else bits)
-        _round(key[here], to_float32(scales[part, group, line]), rounded[here])
-    rounded_fours = carray(memory(rounded.ctypes.data), (columns // COLUMNS,), np.int32)
-    for step in range(columns // COLUMNS):
-        fours[part, step, line] = rounded_fours[step]
-
-
-@njit
-def _store_value(value, rounded, record, place):
-    """A rotated value (Dh,) to its place in a record; `rounded` as above."""
-    head_dim = value.shape[0]
-    largest = _largest(value)
-    logarithm = largest if np.isnan(largest) else log2(max(largest * STEP, LEAST))
-    float32_1d_at(record + value_scales_at(head_dim), BLOCK)[place] = logarithm
-    _round(value, exp(logarithm * LN_2), rounded)
-    first = record + values_at(head_dim) + place // COLUMNS * ROWS * COLUMNS + place % COLUMNS
-    for d in range(head_dim):
-        there = first + d // ROWS * ROWS * BLOCK + d % ROWS * COLUMNS
-        carray(memory(there), (1,), np.int8)[0] = rounded[d]
-
-
-@njit
-def store(keys, values, positions, rows, caches, layer, heads, head_dim, begin, end):
-    """Keys and values (T, Hkv * Dh) of the tokens `begin` to `end` to their positions in the caches."""
-    numbers = float32_1d_at(scratch(4 * head_dim), head_dim)
-    columns = key_columns(head_dim)
-    padded_row = carray(memory(scratch(columns)), (columns,), np.int8)
-    padded_row[:] = np.int8(0)
-    rounded = padded_row[:head_dim]
-    for token in range(begin, end):
-        block, place = positions[token] // BLOCK, positions[token] % BLOCK
-        records = caches[rows[token], layer] + record_bytes(head_dim) * block * heads
-        for head in range(heads if end - begin == 1 else 0):
-            record = records + record_bytes(head_dim) * head
-            expect(record + place // ROWS * ROWS * columns, ROWS * COLUMNS, columns // COLUMNS)
-            there = record + values_at(head_dim) + place // COLUMNS * ROWS * COLUMNS
-            expect(there, ROWS * BLOCK, value_rows(head_dim) // ROWS)
-            groups = groups_of(columns)
-            expect(record + key_scales_at(head_dim) + place // ROWS * 2 * ROWS * groups, 2 * ROWS, groups)
-            expect(record + value_scales_at(head_dim) + 4 * place, 0, 1)
-        for head in range(heads):
-            record = records + record_bytes(head_dim) * head
-            for d in range(head_dim):
-                numbers[d] = keys[token, head * head_dim + d]
-            _rotate_head(numbers.ctypes.data, head_dim)
-            _store_key(numbers, rounded, record, place)
-            for d in range(head_dim):
-                numbers[d] = values[token, head * head_dim + d]
-            _rotate_head(numbers.ctypes.data, head_dim)
-            _store_value(numbers, rounded, record, place)
 
 
 @plain
@@ -382,11 +273,3 @@ def run_attention(attention, operands, begin, end):
 def attention_int8_operation(operands, begin, end):
     """q (3), positions (2), tasks (3), caches (3), layer, heads, head_dim, scale (1 each), parts (3)."""
     run_attention(attention, operands, begin, end)
-
-
-@operation
-def store_int8_operation(operands, begin, end):
-    """keys (3), values (3), positions (2), rows (2), caches (3), layer, heads, head_dim (1 each)."""
-    keys, values = float32_2d(operands, 0), float32_2d(operands, 3)
-    positions, rows, caches = int64_1d(operands, 6), int64_1d(operands, 8), int64_2d(operands, 10)
-    store(keys, values, positions, rows, caches, operands[13], operands[14], operands[15], begin, end)

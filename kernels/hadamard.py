@@ -67,14 +67,40 @@ def _call(builder: ir.IRBuilder, name: str, returned: ir.Type, *operands: ir.Val
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
 
 
+def _keep(builder: ir.IRBuilder, held: list[ir.Value], address: ir.Value) -> None:
+    """The group that is in registers to an address."""
+    for i, one in enumerate(held):
+        place = at(builder, address, (4 * WIDTH, i))
+        builder.store(one, builder.inttoptr(place, VECTOR.as_pointer()), align=4)
+
+
+def _largest(builder: ir.IRBuilder, held: list[ir.Value]) -> ir.Value:
+    """The largest absolute value of a group; NaN where there is one."""
+    unsigned = ir.Constant(INTEGERS, [0x7FFFFFFF] * WIDTH)
+    sizes = [builder.and_(builder.bitcast(one, INTEGERS), unsigned) for one in held]
+    while len(sizes) > 1:
+        sizes = [
+            builder.select(builder.icmp_signed(">", one, two), one, two)
+            for one, two in zip(sizes[::2], sizes[1::2], strict=True)
+        ]
+    return builder.bitcast(_call(builder, f"llvm.vector.reduce.smax.v{WIDTH}i32", INT32, sizes[0]), FLOAT)
+
+
+def _round(builder: ir.IRBuilder, numbers: ir.Value, factor: ir.Value, address: ir.Value) -> ir.Value:
+    """A register of numbers times a factor, to nearest, ties to even, as int8 to an address; returns the integers."""
+    rounded = _call(builder, f"llvm.rint.v{WIDTH}f32", VECTOR, builder.fmul(numbers, factor))
+    whole = builder.fptosi(rounded, INTEGERS)
+    bytes_of = ir.VectorType(INT8, WIDTH)
+    builder.store(builder.trunc(whole, bytes_of), builder.inttoptr(address, bytes_of.as_pointer()), align=1)
+    return whole
+
+
 @intrinsic
 def rotate(typingctx: Any, source: Any, target: Any) -> Any:
     """The group of 64 float32 at an address, rotated, to another or the same address."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        for i, one in enumerate(_rotated(builder, arguments[0])):
-            address = at(builder, arguments[1], (4 * WIDTH, i))
-            builder.store(one, builder.inttoptr(address, VECTOR.as_pointer()), align=4)
+        _keep(builder, _rotated(builder, arguments[0]), arguments[1])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
@@ -92,15 +118,7 @@ def rotate_and_round(typingctx: Any, source: Any, numbers: Any, scale: Any, begi
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, numbers, scale_address, begin_address = arguments
         held = _rotated(builder, source)
-        unsigned = ir.Constant(INTEGERS, [0x7FFFFFFF] * WIDTH)
-        sizes = [builder.and_(builder.bitcast(one, INTEGERS), unsigned) for one in held]
-        while len(sizes) > 1:
-            sizes = [
-                builder.select(builder.icmp_signed(">", one, two), one, two)
-                for one, two in zip(sizes[::2], sizes[1::2], strict=True)
-            ]
-        largest = _call(builder, f"llvm.vector.reduce.smax.v{WIDTH}i32", INT32, sizes[0])
-        scale = builder.fdiv(builder.bitcast(largest, FLOAT), ir.Constant(FLOAT, 127.0))
+        scale = builder.fdiv(_largest(builder, held), ir.Constant(FLOAT, 127.0))
         is_some = builder.fcmp_ordered(">", scale, ir.Constant(FLOAT, 0.0))
         inverse = builder.select(
             is_some, builder.fdiv(ir.Constant(FLOAT, 1.0), scale), ir.Constant(FLOAT, 0.0)
@@ -108,14 +126,8 @@ def rotate_and_round(typingctx: Any, source: Any, numbers: Any, scale: Any, begi
         factor = spread(builder, inverse, VECTOR)
         total = ir.Constant(INTEGERS, [0] * WIDTH)
         for i, one in enumerate(held):
-            rounded = _call(builder, f"llvm.rint.v{WIDTH}f32", VECTOR, builder.fmul(one, factor))
-            whole = builder.fptosi(rounded, INTEGERS)
+            whole = _round(builder, one, factor, at(builder, numbers, (WIDTH, i)))
             total = builder.add(total, whole)
-            bytes_of = ir.VectorType(INT8, WIDTH)
-            address = at(builder, numbers, (WIDTH, i))
-            builder.store(
-                builder.trunc(whole, bytes_of), builder.inttoptr(address, bytes_of.as_pointer()), align=1
-            )
         sum_of = _call(builder, f"llvm.vector.reduce.add.v{WIDTH}i32", INT32, total)
         begin = builder.mul(sum_of, INT32(-DOT.offset))
         builder.store(scale, builder.inttoptr(scale_address, FLOAT.as_pointer()), align=4)
@@ -123,3 +135,30 @@ def rotate_and_round(typingctx: Any, source: Any, numbers: Any, scale: Any, begi
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
+
+
+@intrinsic
+def largest_of_rotated(typingctx: Any, source: Any, target: Any) -> Any:
+    """`rotate`, and the largest absolute value of the result, NaN where there is one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        held = _rotated(builder, arguments[0])
+        _keep(builder, held, arguments[1])
+        return _largest(builder, held)
+
+    return types.float32(types.int64, types.int64), generate
+
+
+@intrinsic
+def round_group(typingctx: Any, source: Any, factor: Any, target: Any) -> Any:
+    """64 float32 at an address times a factor, to nearest, ties to even, as int8 to another."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, factor, target = arguments
+        factors = spread(builder, factor, VECTOR)
+        for i in range(PARTS):
+            numbers = load(builder, at(builder, source, (4 * WIDTH, i)), VECTOR)
+            _round(builder, numbers, factors, at(builder, target, (WIDTH, i)))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32, types.int64), generate

@@ -8,10 +8,11 @@ import pytest
 from tinylm.formats.key_values_int8 import Int8KeyValues
 from tinylm.kernels.attention import SPLIT, combine, part_size, plan
 from tinylm.kernels.attention_amx import attention_int8_amx_operation
-from tinylm.kernels.attention_int8 import attention_int8_operation, record_bytes, store
+from tinylm.kernels.attention_int8 import attention_int8_operation, record_bytes
 from tinylm.kernels.hadamard import rotate_reference
 from tinylm.kernels.jit import Operation
 from tinylm.kernels.operands import array_operands
+from tinylm.kernels.store_int8 import store
 from tinylm.kernels.tile_amx import permitted
 from tinylm.kernels.tile_attention import BLOCK
 
@@ -131,6 +132,28 @@ def test_the_cache_holds_what_was_stored(shape: tuple[int, int, int]) -> None:
         step = np.abs(rotate_reference(exact)).max(axis=-1, keepdims=True) / 127
         error = rotate_reference(found[:150]) - rotate_reference(exact)
         assert (np.abs(error) <= 0.52 * step).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("first", [0, 5, 80])
+def test_tokens_together_are_stored_as_alone(shape: tuple[int, int, int], first: int) -> None:
+    _, Hkv, Dh = shape
+    random = np.random.default_rng(2)
+    count = 75
+    keys, values = random.standard_normal((2, 2 * count, Hkv * Dh), np.float32)
+    keys[3], values[9] = 0, 0
+    keys[20, 1], values[30, 0] = np.nan, np.inf
+    positions, rows = np.tile(np.arange(first, first + count), 2), np.repeat([0, 1], count)
+    found = []
+    for at_once in (1, 16, 150):
+        records = np.full((2, 2, Hkv, record_bytes(Dh)), 7, np.uint8)
+        here = np.array([[0, one.ctypes.data] for one in records])
+        for begin in range(0, 2 * count, at_once):
+            end = min(begin + at_once, 2 * count)
+            store(keys, values, positions, rows, here, 1, Hkv, Dh, begin, end)
+        found.append(records)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
 
 
 def test_not_a_number_reaches_those_who_see_it() -> None:

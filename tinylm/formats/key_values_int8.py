@@ -13,24 +13,18 @@ from numpy.typing import NDArray
 
 from tinylm.kernels.attention_amx import attention_int8_amx_operation
 from tinylm.kernels.attention_int8 import (
-    LEAST,
-    LOG_1,
-    LOG_2,
-    LOG_3,
-    LOG_4,
-    STEP,
     attention_int8_operation,
     groups_of,
     key_columns,
     key_scales_at,
     record_bytes,
-    store_int8_operation,
     value_rows,
     value_scales_at,
     values_at,
 )
 from tinylm.kernels.dot import COLUMNS, ROWS
 from tinylm.kernels.hadamard import GROUP, rotate_reference
+from tinylm.kernels.store_int8 import LEAST, LOG_1, LOG_2, LOG_3, LOG_4, STEP, store_int8_operation
 from tinylm.kernels.tile_amx import permitted
 from tinylm.kernels.tile_attention import BLOCK
 

@@ -1,8 +1,8 @@
 """Linking an object file of one kernel: its code and constants in one stretch, with its own addresses filled in.
 
 The format: Tool Interface Standard, Executable and Linking Format 1.2; the relocations: System V ABI for AMD64,
-table 4.9, and ELF for the Arm 64-bit Architecture, section 5.7. A kernel needs nothing from outside:
-whatever else is asked for is refused.
+table 4.9, and ELF for the Arm 64-bit Architecture, section 5.7. A kernel needs nothing from outside, but for
+what an old processor lacks: whatever is asked for is refused by its name.
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ LARGEST = 1 << 26
 
 class LinkError(ValueError):
     """An object file that is none, or that asks for more than a kernel may."""
+
+
+class OutsideError(LinkError):
+    """It asks for a function from outside."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__(f"something from outside: {function}")
+        self.function = function
 
 
 class Section(NamedTuple):
@@ -89,7 +97,7 @@ def _link(data: bytes, name: str, place: Callable[[int], int]) -> tuple[bytes, i
             for offset, what, addend in struct.iter_unpack("<2Qq", _content(data, section)):
                 symbol = symbols[what >> 32]
                 if symbol.section not in places:
-                    raise LinkError(f"something from outside: {_name(names, symbol)}")
+                    raise OutsideError(_name(names, symbol))
                 if offset + 4 > sections[section.info].size:
                     raise LinkError("a relocation outside of its section")
                 to = places[symbol.section] + symbol.value + addend

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinylm.kernels.cache import entry, read, write
-from tinylm.kernels.linker import LinkError, link
+from tinylm.kernels.linker import LinkError, OutsideError, link
 
 Progress = Callable[[str, float], None]
 """Called as `progress(name, seconds)` when a kernel had to be compiled because no cache held it."""
@@ -34,6 +34,9 @@ def announce(name: str, seconds: float) -> None:
     for listener in list(_listeners):
         listener(name, seconds)
 
+
+MATHEMATICS = {"fmaf", "rintf"}
+"""Functions of C that LLVM calls for processors without such instructions (x86 before 2013); it finds them itself."""
 
 _kept_alive: list[Any] = []
 """Mappings and engines that hold code: for as long as the process lives, since its addresses are passed around."""
@@ -67,6 +70,9 @@ def _place(object_file: bytes, name: str) -> int:
             return _place_here(object_file, name)
         except OSError:  # a system that lets no program make code; LLVM may know a way
             pass
+        except OutsideError as error:
+            if error.function not in MATHEMATICS:
+                raise
     return _place_by_llvm(object_file, name)
 
 

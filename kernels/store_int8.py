@@ -144,9 +144,10 @@ def weave(typingctx: Any, rows: Any, stride: Any, out: Any) -> Any:
         rows, stride, out = arguments
         kind = ir.VectorType(INT8, ROWS)
         held = [load(builder, at(builder, rows, (stride, i)), kind, 1) for i in range(COLUMNS)]
-        halves = [shuffle(builder, *pair, [*range(2 * ROWS)]) for pair in (held[:2], held[2:])]
+        both = [*range(2 * ROWS)]
+        first, second = shuffle(builder, held[0], held[1], both), shuffle(builder, held[2], held[3], both)
         order = [ROWS * row + column for column in range(ROWS) for row in range(COLUMNS)]
-        woven = shuffle(builder, *halves, order)
+        woven = shuffle(builder, first, second, order)
         builder.store(woven, pointer(builder, out, woven.type), align=4)
         return context.get_dummy_value()
 

@@ -1,8 +1,10 @@
-"""Programs of random parts, for whoever runs programs."""
+"""Programs of random parts, for whoever runs programs, and work that goes on meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -113,3 +115,26 @@ class Maker:
 def random_program() -> Callable[..., Program]:
     """The program of a seed, with weights in a format (float32 if none is given); ids are less than its V, 37."""
     return lambda seed, format="float32": Maker(seed, format).program()
+
+
+@contextmanager
+def _meanwhile(work: Callable[[], None]) -> Iterator[None]:
+    over = threading.Event()
+
+    def again() -> None:
+        while not over.is_set():
+            work()
+
+    worker = threading.Thread(target=again)
+    worker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        worker.join()
+
+
+@pytest.fixture
+def meanwhile() -> Callable[..., Any]:
+    """`with meanwhile(work):` another thread does that work over and over."""
+    return _meanwhile

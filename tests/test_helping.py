@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +103,7 @@ def test_a_team_that_helps_gives_the_same_bits(random_program: Programs, format:
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_piece_done_again_writes_nothing_else_meanwhile(
-    random_program: Programs, seed: int, format: str
+    random_program: Programs, meanwhile: Callable[..., Any], seed: int, format: str
 ) -> None:
     """What others read already is only ever overwritten by the same numbers."""
     program = random_program(seed, format)
@@ -112,18 +112,12 @@ def test_a_piece_done_again_writes_nothing_else_meanwhile(
     executor.run(steps_of(program, 1)[0])
     (table,) = [one for one in executor._helped if one.storage.nbytes]
     memory = table.storage._array.view(np.uint32)
-    before, over = memory.copy(), threading.Event()
+    before = memory.copy()
 
-    def again() -> None:
-        while not over.is_set():
-            for i in np.flatnonzero(table.array[:, HELPED]).tolist():
-                do(table.array, i, 0, int(table.array[i, UNITS]))
+    def all_again() -> None:
+        for i in np.flatnonzero(table.array[:, HELPED]).tolist():
+            do(table.array, i, 0, int(table.array[i, UNITS]))
 
-    worker = threading.Thread(target=again)
-    worker.start()
-    try:
+    with meanwhile(all_again):
         for _ in range(2000):
             np.testing.assert_array_equal(memory, before)
-    finally:
-        over.set()
-        worker.join()

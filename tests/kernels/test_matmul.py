@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -91,25 +91,17 @@ def test_one_token(K: int, dtype: str, keep: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("K", [12, 576, LONG + COLUMNS])
-def test_one_token_again_overwrites_each_result_with_itself_alone(K: int, dtype: str) -> None:
+def test_one_token_again_overwrites_each_result_with_itself_alone(
+    meanwhile: Callable[..., Any], K: int, dtype: str
+) -> None:
     """Others may read the results meanwhile (`walk`)."""
     stored, _ = random_weight(40, K, dtype)
-    x, out, over = random_tokens(1, K), np.zeros((1, 40), np.float32), threading.Event()
+    x, out = random_tokens(1, K), np.zeros((1, 40), np.float32)
     matvec(x, stored, out, 0, 40)
     before = out.copy()
-
-    def again() -> None:
-        while not over.is_set():
-            matvec(x, stored, out, 0, 40)
-
-    worker = threading.Thread(target=again)
-    worker.start()
-    try:
+    with meanwhile(lambda: matvec(x, stored, out, 0, 40)):
         for _ in range(3000):
             np.testing.assert_array_equal(out, before)
-    finally:
-        over.set()
-        worker.join()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

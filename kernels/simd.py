@@ -131,6 +131,17 @@ def call_system(typingctx: Any, address: Any, argument: Any) -> Any:
 
 
 @intrinsic
+def ask_system(typingctx: Any, address: Any, first: Any, second: Any, third: Any) -> Any:
+    """The int that a C function at an address returns, of up to three whole numbers or addresses."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = pointer(builder, arguments[0], ir.FunctionType(INT32, [INT64] * 3))
+        return builder.sext(builder.call(function, arguments[1:]), INT64)
+
+    return types.int64(*[types.int64] * 4), generate
+
+
+@intrinsic
 def float_from_bits(typingctx: Any, bits: Any) -> Any:
     """The float32 whose bits are the low half of an int64."""
 

@@ -23,6 +23,8 @@ from tinylm.kernels.walk import (
     ASLEEP,
     AWAKE,
     COUNTERS,
+    CPUS,
+    CPUS_BYTES,
     GENERATION,
     HELPS,
     HERE,
@@ -30,6 +32,7 @@ from tinylm.kernels.walk import (
     LINE,
     LINGER,
     MICROSECONDS,
+    MOVE,
     NAPS,
     OPERANDS,
     PLACES,
@@ -37,6 +40,7 @@ from tinylm.kernels.walk import (
     SPIN,
     TABLE,
     THREADS,
+    WHERE,
     attend_operation,
     close_operation,
     make_way_operation,
@@ -57,6 +61,23 @@ def _system_sleep() -> tuple[int, int]:
     if sys.platform == "win32":
         return ctypes.cast(ctypes.windll.kernel32.Sleep, ctypes.c_void_p).value or 0, 0
     return ctypes.cast(ctypes.CDLL(None).usleep, ctypes.c_void_p).value or 0, 20
+
+
+def _cpus(threads: int) -> tuple[int, int, NDArray[np.uint8]]:
+    """Addresses of C functions that tell where a thread runs and say where it may, and the CPUs where it may now.
+
+    Zeros where the system has none such, or as many CPUs as threads are not there: then it does better alone.
+    """
+    cpus = np.zeros(8 * CPUS_BYTES, np.uint8)
+    where = move = 0
+    if sys.platform == "linux":
+        allowed = [cpu for cpu in os.sched_getaffinity(0) if cpu < len(cpus)]
+        cpus[allowed] = 1
+        system = ctypes.CDLL(None)
+        if len(allowed) == threads > 1 and hasattr(system, "sched_getcpu"):
+            where = ctypes.cast(system.sched_getcpu, ctypes.c_void_p).value or 0
+            move = ctypes.cast(system.sched_setaffinity, ctypes.c_void_p).value or 0
+    return where, move, np.packbits(cpus, bitorder="little")
 
 
 class _Workers:
@@ -135,6 +156,8 @@ class Team:
         self._state[LINGER] = LOOKS if self._alone else 0
         self._state[[SLEEP, MICROSECONDS]] = _system_sleep()
         self._state[THREADS] = self.threads
+        where, move, self._cpus = _cpus(self.threads)
+        self._state[[WHERE, MOVE, CPUS]] = where, move, self._cpus.ctypes.data
         self._workers = _Workers(self._state, self.threads - 1)
         self._crowding = Crowding()
         _all_workers.add(self._workers)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tinylm.kernels.jit import carray, njit, operation
 from tinylm.kernels.simd import (
     CACHE_LINE,
+    ask_system,
     atomic_add,
     atomic_load,
     atomic_or,
@@ -29,6 +30,7 @@ from tinylm.kernels.simd import (
     memory,
     pause,
     prefetch,
+    scratch,
 )
 
 (
@@ -92,18 +94,25 @@ has come in by it is inside."""
     MICROSECONDS,
     THREADS,
     SPIN,
-) = range(4 * LINE, 4 * LINE + 13)
+    WHERE,
+    MOVE,
+    CPUS,
+) = range(4 * LINE, 4 * LINE + 16)
 """Places in the state that only the caller writes: the address of the state; the table of the next step; the addresses
 of the counters, for each door; the latest step; workers who were asleep when it was opened; how often a worker
 looks for the next step; what makes a thread sleep; threads; how often one that waits looks before it helps or
-sleeps."""
+sleeps; functions of the system that tell where a thread runs and say where it may, or 0; the address of CPUS_BYTES that
+say where all may."""
 
-NAPS, HELPS = 5 * LINE, 5 * LINE + 1
+CPUS_BYTES = 128
+"""A bit for each of 1,024 CPUs."""
+
+NAPS, HELPS, APART = range(5 * LINE, 5 * LINE + 3)
 """Places in the state: how often a thread of this step has slept while it waited for another, and how often it has done
-a piece again."""
+a piece again; the CPU that workers leave to the caller, and 1, or 0."""
 
-AWAKE = 6 * LINE
-"""For each worker a line: whether it will see a step that opens now."""
+AWAKE, KEPT_OFF = 6 * LINE, 1
+"""For each worker a line: whether it will see a step that opens now; then the CPU that it is kept off, and 1, or 0."""
 
 
 @njit
@@ -263,6 +272,20 @@ def close(state, here):
     _wait_until_left(state, here, 1)
 
 
+@njit
+def _leave_to_caller(state, cpu, worker):
+    """Keep a worker, this thread, off a CPU (and 1), or off none (0)."""
+    of_worker = carray(memory(state[HERE] + 8 * (AWAKE + LINE * worker)), (LINE,), np.int64)
+    of_worker[KEPT_OFF] = cpu
+    allowed = carray(memory(state[CPUS]), (CPUS_BYTES,), np.uint8)
+    cpus = carray(memory(scratch(CPUS_BYTES)), (CPUS_BYTES,), np.uint8)
+    for i in range(CPUS_BYTES):
+        cpus[i] = allowed[i]
+    if cpu > 0:
+        cpus[(cpu - 1) // 8] &= np.uint8(255 - (1 << ((cpu - 1) % 8)))
+    ask_system(state[MOVE], 0, CPUS_BYTES, cpus.ctypes.data)
+
+
 @operation
 def close_operation(state, begin, end):
     """`close` of a state."""
@@ -279,7 +302,9 @@ def make_way_operation(state, begin, end):
 def open_operation(state, begin, end):
     """Open a step, and count those of `end` workers that have to be woken.
 
-    `begin`: 1 where some may still be at the latest step, 0 where they must have left it.
+    `begin`: 1 where some may still be at the latest step, 0 where they must have left it. Where it is 1 others want
+    the cores too, and workers are kept off the caller's: two on one core, while another program has one alone, are even
+    to a system.
     """
     here = state[HERE]
     generation = state[LATEST] + 1
@@ -291,6 +316,7 @@ def open_operation(state, begin, end):
     inside = DOOR + DOOR_PLACES * door
     state[inside], state[inside + 1], state[inside + 2] = state[TABLE], state[ROWS], state[PLACES]
     state[NAPS], state[HELPS] = 0, 0
+    state[APART] = ask_system(state[WHERE], 0, 0, 0) + 1 if begin == 1 and state[MOVE] != 0 else 0
     counters = carray(memory(state[COUNTERS + door]), (state[ROWS] * LINE,), np.int64)
     counters[:] = 0
     state[LATEST] = generation
@@ -322,6 +348,8 @@ def attend_operation(state, begin, end):
     while True:
         generation = atomic_load(here + 8 * GENERATION)
         if generation > seen:
+            if state[APART] != state[AWAKE + LINE * begin + KEPT_OFF]:
+                _leave_to_caller(state, state[APART], begin)
             walk(here, generation, begin + 1)
             seen, looks = generation, 0
         elif looks < state[LINGER]:

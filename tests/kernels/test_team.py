@@ -32,6 +32,7 @@ from tinylm.kernels.walk import (
     LATEST,
     LINE,
     LINGER,
+    MOVE,
     NEEDED,
     OPERANDS,
     REGIONS,
@@ -285,6 +286,42 @@ def test_what_a_late_worker_needs_is_kept_and_goes_with_the_team() -> None:
     while any(one() is not None for one in known) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert all(one() is None for one in known)
+
+
+def cpus() -> set[int]:
+    """Where this thread may run, where the system says so."""
+    return os.sched_getaffinity(0) if sys.platform == "linux" else set()
+
+
+@pytest.mark.skipif(
+    not 1 < len(cpus()) < 100, reason="this system does not say where threads run, or they are many"
+)
+def test_workers_leave_the_caller_its_core_while_others_want_it_too() -> None:
+    before = {thread.native_id for thread in threading.enumerate()}
+    team, twins, plain = Team(len(cpus())), [Apart(40, 7, 30) for _ in range(2)], Mirrors(200, 9)
+    team.run(plain.table)
+    workers = [thread.native_id for thread in threading.enumerate() if thread.native_id not in before]
+    assert len(workers) == team.threads - 1
+
+    def come(run: Any, is_so: Any) -> bool:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            run()
+            if all(is_so(os.sched_getaffinity(worker or 0)) for worker in workers):
+                return True
+        return False
+
+    def helped() -> None:
+        team.run(twins[0].table, brief=True, owner=twins[0])
+        twins.reverse()
+
+    assert come(helped, lambda allowed: len(allowed) == len(cpus()) - 1 and allowed < cpus())
+    assert come(lambda: team.run(plain.table), lambda allowed: allowed == cpus())
+
+
+def test_the_system_places_threads_that_are_not_as_many_as_cores() -> None:
+    assert Team(1)._state[MOVE] == 0
+    assert Team(len(cpus()) + 1)._state[MOVE] == 0
 
 
 # From one step to the next

@@ -316,6 +316,13 @@ def expect(address, stride, count):
 
 
 @njit
+def in_line(positions, rows, token, count, end):
+    """Whether `count` tokens from one on, before `end`, are of one sequence, at positions that follow each other."""
+    last = token + count - 1
+    return last < end and rows[last] == rows[token] and positions[last] - positions[token] == count - 1
+
+
+@njit
 def _store_together(keys, values, token, heads, head_dim, key, value, size, stride):
     """WIDTH tokens of float32 from one on, at positions that follow each other in a strip.
 
@@ -346,9 +353,8 @@ def store(like, keys, values, positions, rows, caches, layer, heads, head_dim, b
         records = caches[rows[token], layer] + size * block * heads
         key = records + width * (place // STRIP * STRIP * head_dim + place % STRIP)
         value = records + width * (BLOCK * head_dim + place * columns)
-        last = token + WIDTH - 1
-        together = width == 4 and place % STRIP + WIDTH <= STRIP and last < end and rows[last] == rows[token]
-        if together and positions[last] - positions[token] == WIDTH - 1:
+        fits = width == 4 and place % STRIP + WIDTH <= STRIP
+        if fits and in_line(positions, rows, token, WIDTH, end):
             _store_together(keys, values, token, heads, head_dim, key, value, size, 4 * columns)
             token += WIDTH
             continue

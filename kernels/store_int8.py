@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from tinylm.kernels.attention import expect
+from tinylm.kernels.attention import expect, in_line
 from tinylm.kernels.attention_int8 import (
     LN_2,
     groups_of,
@@ -204,9 +204,8 @@ def store(keys, values, positions, rows, caches, layer, heads, head_dim, begin, 
     while token < end:
         block, place = positions[token] // BLOCK, positions[token] % BLOCK
         records = caches[rows[token], layer] + record_bytes(head_dim) * block * heads
-        last = token + ROWS - 1
-        together = head_dim % GROUP == 0 and place % ROWS == 0 and last < end and rows[last] == rows[token]
-        if together and positions[last] - positions[token] == ROWS - 1:
+        fits = head_dim % GROUP == 0 and place % ROWS == 0
+        if fits and in_line(positions, rows, token, ROWS, end):
             for head in range(heads):
                 record = records + record_bytes(head_dim) * head
                 first = 4 * (keys.shape[1] * token + head_dim * head)

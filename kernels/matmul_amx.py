@@ -6,6 +6,7 @@ from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.matmul_integers import copy_columns, groups_of, make_few, packed_columns, steps_of
 from tinylm.kernels.operands import float32_2d
 from tinylm.kernels.simd import scratch
+from tinylm.kernels.streams import KEPT
 from tinylm.kernels.tile_amx import (
     CONFIGURATION,
     LAST_LEFT,
@@ -21,6 +22,9 @@ from tinylm.kernels.tile_amx import (
     release,
     tile_amx,
 )
+
+TILES = 2
+"""Tiles of tokens that meet a block of rows one after the other: it then comes from the second cache once."""
 
 _few = make_few(8)
 
@@ -38,28 +42,41 @@ def shape_tiles(shapes, tail):
 
 
 @njit
-def _many(packed, weights, scales, K, out, begin, end):
-    """As `matmul_int8`, of TOKENS tokens or more."""
+def _tiles(packed, weights, scales, K, out, begin, end):
+    """As `matmul_int8`, of TOKENS tokens or more, by tiles that are configured.
+
+    As many rows at a time as stay in the second cache; each block of them meets TILES tiles of tokens in turn.
+    """
     T, N = out.shape
     columns, whole = packed_columns(K), K // GROUP
     tail = steps_of(K) - whole * (GROUP // 4)
     block_bytes, scale_bytes = 4 * ROWS * steps_of(K), 2 * ROWS * groups_of(K)
     stride, room, edge = 4 * packed.shape[1], scratch(ROOM), scratch(ROOM)
+    rows_kept = max(1, KEPT // block_bytes) * ROWS
+    for begun in range(begin, end, rows_kept):
+        stop = min(end, begun + rows_kept)
+        for tokens in range(0, T, TILES * TOKENS):
+            for n in range(begun, stop, ROWS):
+                left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
+                rows = min(ROWS, stop - n)
+                for first in range(tokens, min(T, tokens + TILES * TOKENS), TOKENS):
+                    token = min(first, T - TOKENS)  # the last tile takes some tokens again
+                    x = packed.ctypes.data + stride * token
+                    target, target_stride = out.ctypes.data + 4 * (N * token + n), 4 * N
+                    if rows < ROWS:
+                        target, target_stride = edge, 4 * ROWS
+                    tile_amx(whole, tail, left, x, stride, factors, columns, room, target, target_stride)
+                    if rows < ROWS:
+                        copy_columns(edge, ROWS, out[token : token + TOKENS, n : n + rows])
+
+
+@njit
+def _many(packed, weights, scales, K, out, begin, end):
+    """As `matmul_int8`, of TOKENS tokens or more."""
     shapes = scratch(CONFIGURATION)
-    shape_tiles(shapes, tail)
+    shape_tiles(shapes, steps_of(K) - K // GROUP * (GROUP // 4))
     configure(shapes)
-    for first in range(0, T, TOKENS):
-        token = min(first, T - TOKENS)  # the last tile takes some tokens again
-        x = packed.ctypes.data + stride * token
-        for n in range(begin, end, ROWS):
-            target, target_stride = out.ctypes.data + 4 * (N * token + n), 4 * N
-            rows = min(ROWS, end - n)
-            if rows < ROWS:
-                target, target_stride = edge, 4 * ROWS
-            left, factors = weights + n // ROWS * block_bytes, scales + n // ROWS * scale_bytes
-            tile_amx(whole, tail, left, x, stride, factors, columns, room, target, target_stride)
-            if rows < ROWS:
-                copy_columns(edge, ROWS, out[token : token + TOKENS, n : n + rows])
+    _tiles(packed, weights, scales, K, out, begin, end)
     release()
 
 

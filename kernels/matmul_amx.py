@@ -1,6 +1,7 @@
 """Products of many tokens with int8 weights by the matrix unit AMX: those of `matmul_int8`, to the bit."""
 
 from tinylm.kernels.dot import ROWS
+from tinylm.kernels.gated_integers import gated_operation, make_gated
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.matmul_integers import copy_columns, groups_of, make_few, packed_columns, steps_of
@@ -42,6 +43,14 @@ def shape_tiles(shapes, tail):
 
 
 @njit
+def _configure(K):
+    """Give the tiles of this thread the shapes for K columns."""
+    shapes = scratch(CONFIGURATION)
+    shape_tiles(shapes, steps_of(K) - K // GROUP * (GROUP // 4))
+    configure(shapes)
+
+
+@njit
 def _tiles(packed, weights, scales, K, out, begin, end):
     """As `matmul_int8`, of TOKENS tokens or more, by tiles that are configured.
 
@@ -71,22 +80,37 @@ def _tiles(packed, weights, scales, K, out, begin, end):
 
 
 @njit
-def _many(packed, weights, scales, K, out, begin, end):
-    """As `matmul_int8`, of TOKENS tokens or more."""
-    shapes = scratch(CONFIGURATION)
-    shape_tiles(shapes, steps_of(K) - K // GROUP * (GROUP // 4))
-    configure(shapes)
+def matmul_amx(packed, weights, scales, K, out, begin, end):
+    """As `matmul_int8`."""
+    if len(out) < TOKENS:
+        _few(packed, weights, scales, K, out, begin, end)
+        return
+    _configure(K)
     _tiles(packed, weights, scales, K, out, begin, end)
     release()
 
 
 @njit
-def matmul_amx(packed, weights, scales, K, out, begin, end):
-    """As `matmul_int8`."""
+def _configured(packed, weights, scales, K, out, begin, end):
+    """As `matmul_int8`, by tiles that are configured."""
     if len(out) >= TOKENS:
-        _many(packed, weights, scales, K, out, begin, end)
+        _tiles(packed, weights, scales, K, out, begin, end)
     else:
         _few(packed, weights, scales, K, out, begin, end)
+
+
+_gated = make_gated(8, TILES * TOKENS, _configured)
+
+
+@njit
+def gated_amx(packed, gates, gate_scales, ups, up_scales, K, N, T, kind, out, begin, end):
+    """As `gated_int8`."""
+    _configure(K)
+    _gated(packed, gates, gate_scales, ups, up_scales, K, N, T, kind, out, begin, end)
+    release()
+
+
+gated_int8_amx_operation = gated_operation("int8_amx", gated_amx)
 
 
 @operation

@@ -7,6 +7,7 @@ smallest sum of squared errors. (Other tables of 16 numbers: NF4 of Dettmers et 
 import numpy as np
 
 from tinylm.kernels.dot import COLUMNS, ROWS
+from tinylm.kernels.gated_integers import GATED_TOKENS, gated_operation, make_gated
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import carray, njit, operation
 from tinylm.kernels.matmul_integers import (
@@ -128,6 +129,8 @@ quantize = make_quantize(4, _round_group)
 quantize_float32_operation, quantize_bfloat16_operation = quantize_operations("int4", quantize)
 
 matmul_int4 = make_product(4)
+gated_int4 = make_gated(4, GATED_TOKENS, matmul_int4)
+gated_int4_operation = gated_operation("int4", gated_int4)
 
 
 @njit

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tinylm.kernels.dot import COLUMNS, ROWS
+from tinylm.kernels.gated_integers import GATED_TOKENS, gated_operation, make_gated
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import carray, njit, operation
 from tinylm.kernels.matmul_integers import (
@@ -60,6 +61,8 @@ quantize = make_quantize(8, _round_group)
 quantize_float32_operation, quantize_bfloat16_operation = quantize_operations("int8", quantize)
 
 matmul_int8 = make_product(8)
+gated_int8 = make_gated(8, GATED_TOKENS, matmul_int8)
+gated_int8_operation = gated_operation("int8", gated_int8)
 
 
 @njit

@@ -177,22 +177,26 @@ def _pack_rest(numbers, target):
 
 
 @njit
+def pack_group(source, K, group, target):
+    """A group of a token, its 64 float32 (or what K leaves it) at an address, to its places in a packed token."""
+    columns, groups = packed_columns(K), groups_of(K)
+    numbers, scale, begin = target + GROUP * group, target + columns + 4 * group, target + columns + 4 * groups
+    if GROUP * (group + 1) <= K:
+        rotate_and_round(source, numbers, scale, begin + 4 * group)
+        return
+    rest = carray(memory(numbers), (columns - GROUP * group,), np.int8)
+    for k in range(K - GROUP * group, len(rest)):
+        rest[k] = np.int8(0)
+    found, total = _pack_rest(float32_1d_at(source, K - GROUP * group), rest)
+    float32_1d_at(scale, 1)[0] = found
+    int32_1d_at(begin, groups)[group] = total * MINUS_OFFSET
+
+
+@njit
 def pack_token(source, K, target):
     """K float32 at an address, to a packed token of packed_width(K) places at another."""
-    columns, groups, whole = packed_columns(K), -(-K // GROUP), K // GROUP
-    scales, begins = target + columns, target + columns + 4 * groups
-    for group in range(whole):
-        rotate_and_round(
-            source + 4 * GROUP * group, target + GROUP * group, scales + 4 * group, begins + 4 * group
-        )
-    if whole < groups:
-        rest = carray(memory(target + GROUP * whole), (columns - GROUP * whole,), np.int8)
-        for k in range(K - GROUP * whole, len(rest)):
-            rest[k] = np.int8(0)
-        numbers = float32_1d_at(source + 4 * GROUP * whole, K - GROUP * whole)
-        scale, total = _pack_rest(numbers, rest)
-        float32_1d_at(scales, groups)[whole] = scale
-        int32_1d_at(begins, groups)[whole] = total * MINUS_OFFSET
+    for group in range(groups_of(K)):
+        pack_group(source + 4 * GROUP * group, K, group, target)
 
 
 @njit

@@ -138,15 +138,21 @@ def chained_by_tokens(rows: Sequence[Row]) -> list[Row]:
     return result
 
 
+def users_of(operations: Sequence[Operation]) -> dict[Buffer, list[Operation]]:
+    """For each buffer that is read, who reads it, as often as it does."""
+    users: dict[Buffer, list[Operation]] = {}
+    for one in operations:
+        for buffer in one.inputs:
+            users.setdefault(buffer, []).append(one)
+    return users
+
+
 def packed_throughout(operations: Sequence[Operation]) -> dict[Buffer, Buffer]:
     """For results that stay packed between a matrix and the next one: the buffers where they stand.
 
     They are those that a gate or an activation alone takes, number by number, in whatever order they lie.
     """
-    users: dict[Buffer, list[Operation]] = {}
-    for one in operations:
-        for buffer in one.inputs:
-            users.setdefault(buffer, []).append(one)
+    users = users_of(operations)
     makers = {one.output: one for one in operations}
     found: dict[Buffer, Buffer] = {}
     for one in operations:
@@ -161,17 +167,49 @@ def packed_throughout(operations: Sequence[Operation]) -> dict[Buffer, Buffer]:
     return found
 
 
+@dataclass(frozen=True)
+class Gated:
+    """A gate that one kernel makes together with the two products it joins, and packs for the matrix after it."""
+
+    products: tuple[Operation, Operation]
+    matrices: tuple[Matrix, Matrix]
+    kernel: Kernel
+    following: Matrix
+
+
+def gated_in_one(operations: Sequence[Operation]) -> dict[Buffer, Gated]:
+    """Such gates, by what they write: of products that nobody else reads, alike, read only by what packs alike."""
+    users = users_of(operations)
+    makers = {one.output: one for one in operations}
+    found: dict[Buffer, Gated] = {}
+    for one in operations:
+        if one.kind != "gate" or one.output not in users:
+            continue
+        first, second = (makers[buffer] for buffer in one.inputs)
+        left, right, following = first.matrix, second.matrix, users[one.output][0].matrix
+        if left is None or right is None or following is None or left.gated is None:
+            continue
+        alone = all(users[other.output] == [one] and not other.vectors for other in (first, second))
+        alike = (first.inputs, type(left), left.shape) == (second.inputs, type(right), right.shape)
+        if alone and alike and all(user.matrix and user.matrix.pack is left.pack for user in users[one.output]):
+            found[one.output] = Gated((first, second), (left, right), left.gated, following)
+    return found
+
+
 class Lowering:
     """The rows of a program, for steps of one token (`single`) or of several."""
 
     def __init__(self, program: Program, single: bool, kv_format: KeyValueFormat) -> None:
         self.program, self.single, self.kv_format = program, single, kv_format
         self.rows: list[Row] = []
-        self.packed: dict[tuple[str, str], Buffer] = {}
+        self.packed: set[Buffer] = set()
         operations = program.operations if single else choose_early(program.operations)
         self.stay_packed = {} if single else packed_throughout(operations)
+        self.gated = {} if single else gated_in_one(operations)
+        inside = {product.output for one in self.gated.values() for product in one.products}
         for operation in operations:
-            getattr(self, f"_lower_{operation.kind}")(operation)
+            if operation.output not in inside:
+                getattr(self, f"_lower_{operation.kind}")(operation)
 
     def _row(
         self,
@@ -263,14 +301,17 @@ class Lowering:
         """The packed form of a buffer, made once for all the matrices that it meets."""
         if x in self.stay_packed:
             return self.stay_packed[x]
-        key = (x.name, matrix.pack.name)
-        if key not in self.packed:
-            packed = self.packed[key] = Buffer(
-                f"{x.name}.{matrix.pack.name}", f"packed {x.rows}", matrix.pack_width()
-            )
+        packed = self._packed(matrix, x)
+        if packed not in self.packed:
+            self.packed.add(packed)
             units, tokens = matrix.pack_units()
             self._row(matrix.pack, Live(x.rows, units, tokens), [x, packed], (x,), packed)
-        return self.packed[key]
+        return packed
+
+    @staticmethod
+    def _packed(matrix: Matrix, x: Buffer) -> Buffer:
+        """What holds the packed form of a buffer for a matrix."""
+        return Buffer(f"{x.name}.{matrix.pack.name}", f"packed {x.rows}", matrix.pack_width())
 
     def _lower_heads(self, operation: Operation) -> None:
         numbers = [int(operation.numbers[name]) for name in ("offset", "size", "stride")]
@@ -327,7 +368,17 @@ class Lowering:
         self._elementwise(activation.activate_operation, [int(operation.numbers["kind"])], operation)
 
     def _lower_gate(self, operation: Operation) -> None:
-        self._elementwise(activation.gate_operation, [int(operation.numbers["kind"])], operation)
+        kind, out = int(operation.numbers["kind"]), operation.output
+        gated = self.gated.get(out)
+        if gated is None:
+            self._elementwise(activation.gate_operation, [kind], operation)
+            return
+        left, right = gated.matrices
+        x, packed = self._pack(left, gated.products[0].inputs[0]), self._packed(gated.following, out)
+        self.packed.add(packed)
+        operands: list[Operand] = [x, *left.operands(), *right.operands(), out.width, Live(out.rows), kind, packed]
+        units, most = -(-out.width // left.gated_rows), max(1, CHUNK_ROWS // left.gated_rows)
+        self._row(gated.kernel, units, operands, (x,), packed, most=most)
 
     def _lower_add(self, operation: Operation) -> None:
         self._elementwise(activation.add_operation, [], operation)

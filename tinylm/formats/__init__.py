@@ -33,6 +33,14 @@ class Matrix(Protocol):
     matmul: Operation
     """Several tokens: operands packed (3), (this matrix), out (3), whether it stays packed (1). A unit is one row."""
 
+    gated: Operation | None
+    """Several tokens times this matrix and another of its shape and class, gated, and packed for a third, if there is
+    such a kernel: operands packed (3), (this matrix), (the other), N, tokens, kind (1 each), packed (3). A unit is
+    `gated_rows`."""
+
+    gated_rows: int
+    """Rows of both matrices that are gated together."""
+
     pack: Operation
     """Makes `packed` of x: operands x (3), packed (3). Units: see `pack_units`."""
 

@@ -31,6 +31,7 @@ class BFloat16Matrix:
     take = take_bfloat16_operation
     matvec = matvec_bfloat16_operation
     pack_single = False
+    gated, gated_rows = None, 0
 
     def __init__(self, bits: NDArray[np.uint16]) -> None:
         self._bits = bits

@@ -21,6 +21,7 @@ class Float32Matrix:
     pack = pack_operation
     packs_numbers = True
     pack_single = False
+    gated, gated_rows = None, 0
     grain = BLOCK_ROWS
 
     def __init__(self, weights: NDArray[np.float32]) -> None:

@@ -8,6 +8,7 @@ from tinylm.formats.int8 import Int8Matrix
 from tinylm.formats.quantized import QuantizedMatrix
 from tinylm.kernels.matmul_int4 import (
     dequantize_reference,
+    gated_int4_operation,
     matmul_int4_operation,
     quantize_bfloat16_operation,
     quantize_float32_operation,
@@ -22,5 +23,6 @@ class Int4Matrix(QuantizedMatrix):
     of_vocabulary = Int8Matrix
     take = take_int4_operation
     matvec = matmul = matmul_int4_operation
+    gated = gated_int4_operation
     quantize_operations = quantize_float32_operation, quantize_bfloat16_operation
     dequantize_reference = staticmethod(dequantize_reference)

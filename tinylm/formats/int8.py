@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tinylm.formats.quantized import QuantizedMatrix
-from tinylm.kernels.matmul_amx import matmul_int8_amx_operation
+from tinylm.kernels.matmul_amx import gated_int8_amx_operation, matmul_int8_amx_operation
 from tinylm.kernels.matmul_int8 import (
     dequantize_reference,
+    gated_int8_operation,
     matmul_int8_operation,
     quantize_bfloat16_operation,
     quantize_float32_operation,
@@ -23,6 +24,7 @@ class Int8Matrix(QuantizedMatrix):
     take = take_int8_operation
     matvec = matmul_int8_operation
     matmul = matmul_int8_amx_operation if permitted() else matmul_int8_operation
+    gated = gated_int8_amx_operation if permitted() else gated_int8_operation
     quantize_operations = quantize_float32_operation, quantize_bfloat16_operation
     dequantize_reference = staticmethod(dequantize_reference)
 

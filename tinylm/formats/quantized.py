@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.kernels.dot import COLUMNS, ROWS
+from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import Operation
 from tinylm.kernels.matmul_integers import (
     BLOCK_ROWS,
@@ -48,6 +49,7 @@ class QuantizedMatrix:
     take: Operation
     matvec: Operation
     matmul: Operation
+    gated: Operation
     quantize_operations: ClassVar[tuple[Operation, Operation]]
     """Of float32 weights, and of bfloat16."""
     dequantize_reference: ClassVar[Callable[..., NDArray[np.float32]]]
@@ -56,6 +58,7 @@ class QuantizedMatrix:
     packs_numbers = False
     pack_single = True
     grain = BLOCK_ROWS
+    gated_rows = GROUP
 
     def __init__(self, numbers: NDArray[Any], scales: NDArray[np.uint16], shape: tuple[int, int]) -> None:
         assert (numbers.shape, scales.shape) == self.stored_shapes(shape)

@@ -121,3 +121,25 @@ def test_a_piece_done_again_writes_nothing_else_meanwhile(
     with meanwhile(all_again):
         for _ in range(2000):
             np.testing.assert_array_equal(memory, before)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_step_that_follows_finds_its_caches_in_every_table(random_program: Programs, format: str) -> None:
+    """Also while small memory that is given back is taken by the addresses of other caches."""
+    program = random_program(1, format)
+    expected = logits_of(Executor(program, Team(1)), 30)
+    ids = np.random.default_rng(30).integers(0, program.vocab_size, 30).tolist()
+    shape = program.layers, program.key_value_heads, program.head_dim
+    cache, other = KeyValueCache(*shape), KeyValueCache(*shape)
+    cache.reserve(30, 0)
+    other.reserve(30, 0)
+    team = Team(2)
+    team._crowding.note = lambda naps, helps: None  # type: ignore[method-assign]
+    executor = Executor(program, team)
+    step = make_step([(cache, 0, ids[:1])], program.heads // program.key_value_heads, "last")
+    kept = []
+    for i, row in enumerate(expected):
+        team._crowding.helping = i % 5 > 1
+        assert i == 0 or step.follow([ids[i]])
+        np.testing.assert_array_equal(executor.run(step)[0], row[0])
+        kept += [np.array([other.row()], np.int64) for _ in range(20)]

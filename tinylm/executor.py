@@ -164,7 +164,10 @@ class _Table:
         self._functions[:] = [row.kernel.address for row in self._every]
 
     def holds(self, objects: list[object]) -> bool:
-        """Whether the table was filled for these very objects, which may hold other numbers since."""
+        """Whether the table was filled for these very objects, which may hold other numbers since.
+
+        It keeps them, so that nothing else can be taken for one of them.
+        """
         held = self._held
         return len(held) == len(objects) and all(map(operator.is_, held, objects))
 
@@ -263,7 +266,7 @@ class Executor:
         single = len(step.ids) == len(step.chosen) == 1
         helping = single and self.team.helping and 2 * self.team.threads <= MOST_HELPED
         table = self._next_helped() if helping else self._tables[single]
-        objects = [step.ids, self._rope, *[cache.row() for cache in step.caches]]
+        objects = [step.ids, self._rope, step.cache_rows()]
         if not table.holds(objects):
             if table.helped:
                 self.team.make_way()
@@ -291,7 +294,6 @@ class Executor:
     def _facts(self, step: Step) -> Facts:
         """What is known of a step: how much of everything there is, and where it lies."""
         assert all(cache.format is self.kv_format for cache in step.caches)
-        step.cache_rows = np.array([cache.row() for cache in step.caches], np.int64)
         return {
             "T": len(step.ids),
             "L": len(step.chosen),
@@ -307,7 +309,7 @@ class Executor:
             "task count": len(step.tasks),
             "tiles": step.tiles.ctypes.data,
             "tile count": len(step.tiles),
-            "caches": step.cache_rows.ctypes.data,
+            "caches": step.cache_rows().ctypes.data,
             "sequences": len(step.caches),
             "rope table": self._rope.ctypes.data,
             "rope length": len(self._rope),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -35,10 +36,17 @@ class Step:
     lengths: list[int]
     tasks: Integers
     tiles: Integers
-    cache_rows: Integers = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    """Addresses of the caches' layers: while the compiled executor runs, somebody has to hold them."""
+    _rows: list[list[int]] = field(default_factory=list)
+    _cache_rows: Integers = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     _growing: list[tuple[int, int]] = field(default_factory=list)
     """The tasks that end with their sequence, and which that is."""
+
+    def cache_rows(self) -> Integers:
+        """The addresses of the caches' layers, (caches, layers): the same array until one of them has moved."""
+        rows = [cache.row() for cache in self.caches]
+        if len(rows) != len(self._rows) or not all(map(operator.is_, rows, self._rows)):
+            self._rows, self._cache_rows = rows, np.array(rows, np.int64)
+        return self._cache_rows
 
     def follow(self, ids: list[int]) -> bool:
         """Become the step after this one, in place: one token more of each of its sequences, which had one.

@@ -103,10 +103,10 @@ _gated = make_gated(8, TILES * TOKENS, _configured)
 
 
 @njit
-def gated_amx(packed, gates, gate_scales, ups, up_scales, K, N, T, kind, out, begin, end):
+def gated_amx(packed, gates, ups, K, N, T, kind, out, begin, end):
     """As `gated_int8`."""
     _configure(K)
-    _gated(packed, gates, gate_scales, ups, up_scales, K, N, T, kind, out, begin, end)
+    _gated(packed, gates, ups, K, N, T, kind, out, begin, end)
     release()
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from tinylm.kernels.jit import njit, operation
 from tinylm.kernels.matmul import DEPTH, few_tokens
-from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
+from tinylm.kernels.operands import float32_2d, float32_2d_at, uint16_2d
 from tinylm.kernels.simd import scratch
-from tinylm.kernels.tile import make_turn
+from tinylm.kernels.tile import make_lay
 from tinylm.kernels.tile_amx import CONFIGURATION, TOKENS, clear_shapes, configure, give_shape, release
 from tinylm.kernels.tile_amx_bf16 import (
     COLUMNS,
@@ -18,7 +18,8 @@ from tinylm.kernels.tile_amx_bf16 import (
     ROWS,
     STEP_BYTES,
     lay_planes,
-    tile_amx_bf16,
+    tile_first,
+    tile_more,
 )
 
 SUMS_BYTES = 4 * ROWS * 2 * TOKENS
@@ -27,7 +28,7 @@ SUMS_BYTES = 4 * ROWS * 2 * TOKENS
 BLOCKS = 4
 """Blocks of ROWS that meet tokens, DEPTH columns at a time, one after the other: those then stay in the first cache."""
 
-_turn = make_turn(TOKENS, 2 * TOKENS, TOKENS)
+_turn = make_lay(ROWS)
 
 
 def fits(N, K):
@@ -83,8 +84,7 @@ def _write(sums, out, token, n):
     """Sums (32 rows, 32 tokens) to the tokens that are there."""
     stride = 4 * out.shape[1]
     if out.shape[0] - token >= 2 * TOKENS:
-        for row in range(0, ROWS, TOKENS):
-            _turn(sums + 8 * TOKENS * row, out.ctypes.data + stride * token + 4 * (n + row), stride)
+        _turn(sums, 8 * TOKENS, 2 * TOKENS, out.ctypes.data + stride * token + 4 * n, stride)
         return
     block = float32_2d_at(sums, ROWS, 2 * TOKENS)
     for t in range(min(2 * TOKENS, out.shape[0] - token)):
@@ -104,7 +104,6 @@ def matmul_amx_bf16(packed, weight, out, begin, end):
     plane, row_bytes, tiles = STEP_BYTES // COLUMNS * K, 2 * K, (T + TOKENS - 1) // TOKENS
     tile_bytes = PLANES * plane
     room, sums = scratch(SUMS_BYTES), scratch(SUMS_BYTES * BLOCKS)
-    part = float32_1d_at(room, SUMS_BYTES // 4)
     _configure()
     for tile in range(0, tiles, 2):
         # alone, the last tile meets the weights as both
@@ -118,11 +117,10 @@ def matmul_amx_bf16(packed, weight, out, begin, end):
                     n = min(first, N - ROWS)  # the last rows may be some of others', who write the same
                     left = weight.ctypes.data + row_bytes * n + 2 * k
                     here = sums + SUMS_BYTES // ROWS * (first - begun)
-                    tile_amx_bf16(left, row_bytes, steps, right, apart, plane, here if k == 0 else room)
-                    if k > 0:
-                        total = float32_1d_at(here, SUMS_BYTES // 4)
-                        for i in range(len(total)):
-                            total[i] += part[i]
+                    if k == 0:
+                        tile_first(left, row_bytes, steps, right, apart, plane, room, here)
+                    else:
+                        tile_more(left, row_bytes, steps, right, apart, plane, room, here)
             for first in range(begun, last, ROWS):
                 here = sums + SUMS_BYTES // ROWS * (first - begun)
                 _write(here, out, TOKENS * tile, min(first, N - ROWS))

@@ -180,7 +180,11 @@ def _pack_rest(numbers, target):
 def pack_group(source, K, group, target):
     """A group of a token, its 64 float32 (or what K leaves it) at an address, to its places in a packed token."""
     columns, groups = packed_columns(K), groups_of(K)
-    numbers, scale, begin = target + GROUP * group, target + columns + 4 * group, target + columns + 4 * groups
+    numbers, scale, begin = (
+        target + GROUP * group,
+        target + columns + 4 * group,
+        target + columns + 4 * groups,
+    )
     if GROUP * (group + 1) <= K:
         rotate_and_round(source, numbers, scale, begin + 4 * group)
         return

@@ -1,4 +1,4 @@
-"""Which results stay packed between two matrices."""
+"""Which results stay packed between two matrices, and which are made in one operation."""
 
 from __future__ import annotations
 
@@ -66,3 +66,34 @@ def test_a_gate_between_matrices_of_plain_numbers_stays_packed(formats: tuple[st
 )
 def test_otherwise_it_does_not(other: Program) -> None:
     assert not Lowering(other, False, key_value_format("float32")).stay_packed
+
+
+@pytest.mark.parametrize("format", QUANTIZED)
+def test_a_gate_between_integer_matrices_is_one_operation(format: str) -> None:
+    found = kernels(program((format,) * 3))
+    assert sum(name.startswith("gated_") for name in found) == 1
+    assert not any("gate_operation" in name for name in found)
+    assert len([name for name in found if name.startswith("matmul_int")]) == 1  # of those after the gate
+    single = [
+        row.kernel.name for row in Lowering(program((format,) * 3), True, key_value_format("float32")).rows
+    ]
+    assert single.count("gate_operation") == 1
+    assert not any(name.startswith("gated_") for name in single)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        program(("int8",) * 3, bias=True),
+        program(("int8",) * 3, used_twice=True),
+        program(("int8", "int4", "int8")),
+        program(("int8", "int8", "float32")),
+        program(("int8", "float32", "int8")),
+        program(("bfloat16",) * 3),
+    ],
+    ids=["bias", "used twice", "two formats", "float32 after it", "float32 before it", "bfloat16"],
+)
+def test_otherwise_it_is_not(other: Program) -> None:
+    found = kernels(other)
+    assert found.count("gate_operation") == 1
+    assert not any(name.startswith("gated_") for name in found)

@@ -191,7 +191,11 @@ def gated_in_one(operations: Sequence[Operation]) -> dict[Buffer, Gated]:
             continue
         alone = all(users[other.output] == [one] and not other.vectors for other in (first, second))
         alike = (first.inputs, type(left), left.shape) == (second.inputs, type(right), right.shape)
-        if alone and alike and all(user.matrix and user.matrix.pack is left.pack for user in users[one.output]):
+        if (
+            alone
+            and alike
+            and all(user.matrix and user.matrix.pack is left.pack for user in users[one.output])
+        ):
             found[one.output] = Gated((first, second), (left, right), left.gated, following)
     return found
 
@@ -376,7 +380,15 @@ class Lowering:
         left, right = gated.matrices
         x, packed = self._pack(left, gated.products[0].inputs[0]), self._packed(gated.following, out)
         self.packed.add(packed)
-        operands: list[Operand] = [x, *left.operands(), *right.operands(), out.width, Live(out.rows), kind, packed]
+        operands: list[Operand] = [
+            x,
+            *left.operands(),
+            *right.operands(),
+            out.width,
+            Live(out.rows),
+            kind,
+            packed,
+        ]
         units, most = -(-out.width // left.gated_rows), max(1, CHUNK_ROWS // left.gated_rows)
         self._row(gated.kernel, units, operands, (x,), packed, most=most)
 

@@ -17,6 +17,7 @@ KERNELS = (
     "matmul",
     "matmul_int8",
     "matmul_int4",
+    "gated_int8",
     *ATTENTION,
     "gate",
     "pack_int8",
@@ -42,7 +43,9 @@ def count(pattern, text):
     return len(re.findall(pattern, text, flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("kernel", ["matvec", "matvec_bfloat16", "matmul", *ATTENTION[:3], "gate"])
+@pytest.mark.parametrize(
+    "kernel", ["matvec", "matvec_bfloat16", "matmul", *ATTENTION[:3], "gate", "gated_int8"]
+)
 def test_sums_are_vectors_of_four(assembly, kernel):
     assert count(r"^\s+fmla(\.4s|\s+v\d+\.4s)", assembly[kernel]) >= 4
 
@@ -52,7 +55,9 @@ def test_a_matrix_tile_keeps_its_sums_in_registers(assembly):
     assert count(r"^\s+fmla(\.4s|\s+v\d+\.4s)", assembly["matmul"]) >= 96
 
 
-@pytest.mark.parametrize(("kernel", "products"), [("matmul_int8", 6 * 4), ("matmul_int4", 4 * 4 * 2)])
+@pytest.mark.parametrize(
+    ("kernel", "products"), [("matmul_int8", 6 * 4), ("matmul_int4", 4 * 4 * 2), ("gated_int8", 6 * 4)]
+)
 def test_integers_use_the_dot_product_instruction(assembly, kernel, products):
     # the loop of many tokens alone: 6 or 4 tokens x 4 registers, for each four columns of a block
     loops = re.split(r"^\w+:", assembly[kernel], flags=re.MULTILINE)

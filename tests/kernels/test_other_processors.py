@@ -24,6 +24,7 @@ TESTS = [
     "test_attention_int8.py",
     "test_matmul.py",
     "test_matmul_integers.py",
+    "test_gated_integers.py",
 ]
 
 PROCESSORS = {

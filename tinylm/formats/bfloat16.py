@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm.kernels.jit import Operation
 from tinylm.kernels.matmul import (
     BLOCK_ROWS,
     matmul_bfloat16_operation,
@@ -31,7 +32,8 @@ class BFloat16Matrix:
     take = take_bfloat16_operation
     matvec = matvec_bfloat16_operation
     pack_single = False
-    gated, gated_rows = None, 0
+    gated: Operation | None = None
+    gated_rows = 0
 
     def __init__(self, bits: NDArray[np.uint16]) -> None:
         self._bits = bits

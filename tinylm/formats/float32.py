@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm.kernels.jit import Operation
 from tinylm.kernels.matmul import BLOCK_ROWS, matmul_operation, matvec_operation, pack_operation
 from tinylm.kernels.operands import array_operands
 from tinylm.kernels.rows import take_operation
@@ -21,7 +22,8 @@ class Float32Matrix:
     pack = pack_operation
     packs_numbers = True
     pack_single = False
-    gated, gated_rows = None, 0
+    gated: Operation | None = None
+    gated_rows = 0
     grain = BLOCK_ROWS
 
     def __init__(self, weights: NDArray[np.float32]) -> None:

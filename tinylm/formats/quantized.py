@@ -49,7 +49,7 @@ class QuantizedMatrix:
     take: Operation
     matvec: Operation
     matmul: Operation
-    gated: Operation
+    gated: Operation | None
     quantize_operations: ClassVar[tuple[Operation, Operation]]
     """Of float32 weights, and of bfloat16."""
     dequantize_reference: ClassVar[Callable[..., NDArray[np.float32]]]

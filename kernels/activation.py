@@ -1,12 +1,18 @@
 """What happens number by number: activations, gated products, sums. One unit of work is BLOCK numbers."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import numpy as np
 
-from tinylm.kernels.exponential import exp
-from tinylm.kernels.jit import njit, operation
+from tinylm.kernels.exponential import Vectors, exp
+from tinylm.kernels.jit import intrinsic, njit, operation, types
 from tinylm.kernels.operands import float32_1d
+from tinylm.kernels.simd import INT64, pointer
+from tinylm.kernels.tile import WIDTH
+from tinylm.kernels.vectors import at, load, loop
 
 BLOCK = 256
 
@@ -51,6 +57,28 @@ def _silu(x):
     return x * _sigmoid(x)
 
 
+@intrinsic
+def _silu_registers(typingctx: Any, x: Any, out: Any, n: Any) -> Any:
+    """`_silu` of float32 at an address, register by register; returns how many are done.
+
+    LLVM's own loop takes twice as long on Intel's: it halves the registers and builds the division of several steps.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, out, n = arguments
+        vectors = Vectors(builder, WIDTH)
+
+        def some(index: Any, state: list[Any]) -> list[Any]:
+            numbers = load(builder, at(builder, x, (4, index)), vectors.floats)
+            made = builder.fmul(numbers, vectors.sigmoid(numbers))
+            builder.store(made, pointer(builder, at(builder, out, (4, index)), vectors.floats), align=4)
+            return state
+
+        return loop(builder, INT64(0), n, WIDTH, [], some)[0]
+
+    return types.int64(types.int64, types.int64, types.int64), generate
+
+
 @njit
 def _erf(x):
     """The error function to 1.5e-7 (Abramowitz and Stegun 7.1.26)."""
@@ -81,7 +109,7 @@ def activate(kind, x, out, begin, end):
     part = slice(begin * BLOCK, min(end * BLOCK, x.shape[0]))
     x, out = x[part], out[part]
     if kind == SILU:
-        for i in range(len(x)):
+        for i in range(_silu_registers(x.ctypes.data, out.ctypes.data, np.int64(len(x))), len(x)):
             out[i] = _silu(x[i])
     elif kind == GELU:
         for i in range(len(x)):

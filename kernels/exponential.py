@@ -1,11 +1,16 @@
 """exp for float32 in a few multiplications, so that loops over it become SIMD; libm's is one call a number."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
 
 from tinylm.kernels.jit import njit
-from tinylm.kernels.simd import float_of_int32_bits
+from tinylm.kernels.simd import FLOAT, INT32, float_of_int32_bits
+from tinylm.kernels.vectors import multiply_add
 
 LOG2_E = np.float32(1.4426950408889634)
 # exp2 on [-0.5, 0.5]: the Taylor coefficients ln(2)^n / n!, whose remainder there is under 2e-8.
@@ -38,3 +43,46 @@ def exp(x):
 def exp_reference(x):
     """e^x by NumPy."""
     return np.exp(x)
+
+
+class Vectors:
+    """Writes arithmetic on vectors of `width` float32 or int32."""
+
+    def __init__(self, builder: ir.IRBuilder, width: int) -> None:
+        self.builder = builder
+        self.floats, self.integers = ir.VectorType(FLOAT, width), ir.VectorType(INT32, width)
+        self._width = width
+
+    def number(self, value: float | np.floating[Any]) -> ir.Constant:
+        """A float32 in every lane."""
+        return ir.Constant(self.floats, [float(value)] * self._width)
+
+    def integer(self, value: int) -> ir.Constant:
+        """An int32 in every lane."""
+        return ir.Constant(self.integers, [value] * self._width)
+
+    def larger(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """max(x, y), or x where a NaN is involved."""
+        return self.builder.select(self.builder.fcmp_ordered("<", x, y), y, x)
+
+    def exp(self, x: ir.Value) -> ir.Value:
+        """e^x for x <= 0, as `exponential.exp`."""
+        builder = self.builder
+        y = self.larger(builder.fmul(x, self.number(LOG2_E)), self.number(SMALLEST))
+        n = builder.fptosi(builder.fsub(y, self.number(0.5)), self.integers)
+        f = builder.fsub(y, builder.sitofp(n, self.floats))
+        power = self.number(COEFFICIENTS[-1])
+        for coefficient in reversed(COEFFICIENTS[:-1]):
+            power = multiply_add(builder, power, f, self.number(coefficient))
+        exponent = builder.shl(builder.add(n, self.integer(127)), self.integer(23))
+        return builder.fmul(power, builder.bitcast(exponent, self.floats))
+
+    def sigmoid(self, x: ir.Value) -> ir.Value:
+        """1 / (1 + e^-x), by e^-|x|, which is no more than 1."""
+        builder = self.builder
+        sign = self.integer(-(1 << 31))
+        below = builder.bitcast(builder.or_(builder.bitcast(x, self.integers), sign), self.floats)
+        power = self.exp(below)
+        one = self.number(1)
+        above = builder.select(builder.fcmp_ordered(">=", x, self.number(0)), one, power)
+        return builder.fdiv(above, builder.fadd(one, power))

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from tinylm.kernels.exponential import COEFFICIENTS, LOG2_E, SMALLEST
+from tinylm.kernels.exponential import Vectors
 from tinylm.kernels.jit import cgutils, intrinsic, njit, types
 from tinylm.kernels.simd import FLOAT, INT32, INT64, pointer
 from tinylm.kernels.tile import LANES, WIDTH
 from tinylm.kernels.tile_attention import BLOCK
-from tinylm.kernels.vectors import at, load, loop, multiply_add, spread
+from tinylm.kernels.vectors import at, load, loop, spread
 
 LOWEST = np.float32(-1e30)
 """The score of what is hidden. Not -inf: two of them have a difference."""
@@ -33,39 +33,6 @@ def softmax_block_reference(scores, begin, last, highest, total):
     new = np.maximum(highest, scores.max(axis=0))
     weights, shrink = np.exp(scores - new), np.exp(highest - new)
     return weights, new, total * shrink + weights.sum(axis=0), shrink
-
-
-class Vectors:
-    """Writes arithmetic on vectors of `width` float32 or int32."""
-
-    def __init__(self, builder: ir.IRBuilder, width: int) -> None:
-        self.builder = builder
-        self.floats, self.integers = ir.VectorType(FLOAT, width), ir.VectorType(INT32, width)
-        self._width = width
-
-    def number(self, value: float | np.floating[Any]) -> ir.Constant:
-        """A float32 in every lane."""
-        return ir.Constant(self.floats, [float(value)] * self._width)
-
-    def integer(self, value: int) -> ir.Constant:
-        """An int32 in every lane."""
-        return ir.Constant(self.integers, [value] * self._width)
-
-    def larger(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """max(x, y), or x where a NaN is involved."""
-        return self.builder.select(self.builder.fcmp_ordered("<", x, y), y, x)
-
-    def exp(self, x: ir.Value) -> ir.Value:
-        """e^x for x <= 0, as `exponential.exp`."""
-        builder = self.builder
-        y = self.larger(builder.fmul(x, self.number(LOG2_E)), self.number(SMALLEST))
-        n = builder.fptosi(builder.fsub(y, self.number(0.5)), self.integers)
-        f = builder.fsub(y, builder.sitofp(n, self.floats))
-        power = self.number(COEFFICIENTS[-1])
-        for coefficient in reversed(COEFFICIENTS[:-1]):
-            power = multiply_add(builder, power, f, self.number(coefficient))
-        exponent = builder.shl(builder.add(n, self.integer(127)), self.integer(23))
-        return builder.fmul(power, builder.bitcast(exponent, self.floats))
 
 
 @intrinsic

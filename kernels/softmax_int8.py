@@ -14,10 +14,10 @@ import numpy as np
 from llvmlite import ir
 
 from tinylm.kernels.dot import DOT
-from tinylm.kernels.exponential import SMALLEST
+from tinylm.kernels.exponential import SMALLEST, Vectors
 from tinylm.kernels.jit import cgutils, intrinsic, njit, types
 from tinylm.kernels.simd import FLOAT, INT8, INT32, INT64, pointer
-from tinylm.kernels.softmax import LOWEST, Vectors
+from tinylm.kernels.softmax import LOWEST
 from tinylm.kernels.tile import WIDTH
 from tinylm.kernels.tile_attention import BLOCK
 from tinylm.kernels.vectors import at, load, loop, multiply_add, shuffle, spread

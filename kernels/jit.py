@@ -120,13 +120,17 @@ class Operation:
         self._address: int | None = None
         self._call: Any = None
 
-    @property
-    def address(self) -> int:
-        """Where the machine code begins."""
+    def compile(self) -> int:
+        """Have the machine code, out of the cache or made now; returns where it begins."""
         with _lock:
             if self._address is None:
                 self._address = machine_code.address_of(self.function)
         return self._address
+
+    @property
+    def address(self) -> int:
+        """Where the machine code begins."""
+        return self.compile()
 
     def __call__(self, operands: np.ndarray[Any, np.dtype[np.int64]], begin: int = 0, end: int = 1) -> None:
         """Do units `begin` to `end` in this thread, without the GIL."""

@@ -52,6 +52,9 @@ SPINS, MANY_SPINS = 10_000, 200_000
 """How often a thread that waits looks before it helps or sleeps, in a step of one token and in others, whose pieces
 take longer: about 10 and 200 microseconds, where a sleep takes 70."""
 
+OPERATIONS = (open_operation, walk_operation, attend_operation, close_operation, make_way_operation)
+"""What a team itself runs."""
+
 LOOKS = 20_000
 """How often a worker looks for the next step before it sleeps: about half a millisecond."""
 
@@ -206,6 +209,8 @@ class Team:
             (0, OPERANDS), np.int64
         )  # whatever interrupts this, the next call does it again
         if self._counters.shape[1] < len(table):
+            for one in OPERATIONS:  # now, and not when other programs want the cores
+                one.compile()
             close_operation(self._state)
             self._counters = np.zeros((2, len(table), LINE), np.int64)
             self._state[COUNTERS : COUNTERS + 2] = [of_door.ctypes.data for of_door in self._counters]

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinylm.kernels import machine_code
 from tinylm.kernels.cores import default_threads
 from tinylm.kernels.jit import operation
 from tinylm.kernels.operands import int64_1d
-from tinylm.kernels.team import Team
+from tinylm.kernels.team import OPERATIONS, Team
 from tinylm.kernels.walk import (
     ACTIVE,
     AWAITED,
@@ -229,6 +230,28 @@ def test_many_teams_take_turns_and_run_at_once() -> None:
         caller.join()
     for chain in chains:
         chain.check(159)
+
+
+def test_what_is_needed_beside_other_programs_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the compiler in the middle of a text, when helping begins."""
+    asked: list[str] = []
+    own = machine_code.address_of
+    monkeypatch.setattr(
+        machine_code, "address_of", lambda function: asked.append(function.__name__) or own(function)
+    )
+    for one in OPERATIONS:
+        monkeypatch.setattr(one, "_address", None)
+        monkeypatch.setattr(one, "_call", None)
+    cells = np.zeros(CELLS, np.int64)
+    table, team = np.array([row(count, 1, CELLS, cells)], np.int64), Team(2)
+    team.run(table)
+    assert "make_way_operation" in asked
+    asked.clear()
+    team.run(table, brief=True, owner=table)
+    team.make_way()
+    team.run(table)
+    assert not asked
+    assert (cells == 3).all()
 
 
 def test_what_a_step_worked_on_may_go_at_once() -> None:

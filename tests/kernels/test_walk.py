@@ -110,6 +110,10 @@ def test_a_step_ends_while_a_worker_is_put_aside(threads: int, stalls: int) -> N
                 one[:] = 0
         if asked[1] and not asked[2]:
             late += 1  # two steps have ended, and somebody is in the first one still
+            while (
+                team._state[ACTIVE] + team._state[ACTIVE + LINE] > 1
+            ):  # others are on their way out of the second
+                assert time.monotonic() < deadline
             assert team._state[ACTIVE] + team._state[ACTIVE + LINE] == 1
         asked[2] = 1
         caller.cancel()

@@ -35,6 +35,7 @@ from tinylm.kernels.walk import (
     MOVE,
     NAPS,
     OPERANDS,
+    OTHER_COUNTERS,
     PLACES,
     SLEEP,
     SPIN,
@@ -213,6 +214,6 @@ class Team:
                 one.compile()
             close_operation(self._state)
             self._counters = np.zeros((2, len(table), LINE), np.int64)
-            self._state[COUNTERS : COUNTERS + 2] = [of_door.ctypes.data for of_door in self._counters]
+            self._state[[COUNTERS, OTHER_COUNTERS]] = [of_door.ctypes.data for of_door in self._counters]
         self._state[TABLE : PLACES + 1] = table.ctypes.data, *table.shape
         self._table = table

@@ -86,7 +86,7 @@ has come in by it is inside."""
     ROWS,
     PLACES,
     COUNTERS,
-    _,
+    OTHER_COUNTERS,
     LATEST,
     ASLEEP,
     LINGER,
@@ -99,8 +99,8 @@ has come in by it is inside."""
     CPUS,
 ) = range(4 * LINE, 4 * LINE + 16)
 """Places in the state that only the caller writes: the address of the state; the table of the next step; the addresses
-of the counters, for each door; the latest step; workers who were asleep when it was opened; how often a worker
-looks for the next step; what makes a thread sleep; threads; how often one that waits looks before it helps or
+of the counters, for one door and the other; the latest step; workers who were asleep when it was opened; how often a
+worker looks for the next step; what makes a thread sleep; threads; how often one that waits looks before it helps or
 sleeps; functions of the system that tell where a thread runs and say where it may, or 0; the address of CPUS_BYTES that
 say where all may."""
 

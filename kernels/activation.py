@@ -9,8 +9,8 @@ import numpy as np
 
 from tinylm.kernels.exponential import Vectors, exp
 from tinylm.kernels.jit import intrinsic, njit, operation, types
-from tinylm.kernels.operands import float32_1d
-from tinylm.kernels.simd import INT64, pointer
+from tinylm.kernels.operands import float32_1d, float32_1d_at
+from tinylm.kernels.simd import INT64, pointer, scratch
 from tinylm.kernels.tile import WIDTH
 from tinylm.kernels.vectors import at, load, loop
 
@@ -52,14 +52,9 @@ def _sigmoid(x):
     return ONE / (ONE + exp(-x))
 
 
-@njit
-def _silu(x):
-    return x * _sigmoid(x)
-
-
 @intrinsic
 def _silu_registers(typingctx: Any, x: Any, out: Any, n: Any) -> Any:
-    """`_silu` of float32 at an address, register by register; returns how many are done.
+    """silu of float32 at an address to another, register by register; returns how many are done.
 
     LLVM's own loop takes twice as long on Intel's: it halves the registers and builds the division of several steps.
     """
@@ -77,6 +72,22 @@ def _silu_registers(typingctx: Any, x: Any, out: Any, n: Any) -> Any:
         return loop(builder, INT64(0), n, WIDTH, [], some)[0]
 
     return types.int64(types.int64, types.int64, types.int64), generate
+
+
+@njit
+def _silu(x, out):
+    """silu of x (n,) into out (n,): each number as in a register, wherever it stands."""
+    done = _silu_registers(x.ctypes.data, out.ctypes.data, np.int64(len(x)))
+    if done == len(x):
+        return
+    rest, made = scratch(4 * WIDTH), scratch(4 * WIDTH)
+    numbers, results = float32_1d_at(rest, WIDTH), float32_1d_at(made, WIDTH)
+    numbers[:] = np.float32(0)
+    for i in range(done, len(x)):
+        numbers[i - done] = x[i]
+    _silu_registers(rest, made, np.int64(WIDTH))
+    for i in range(done, len(x)):
+        out[i] = results[i - done]
 
 
 @njit
@@ -109,8 +120,7 @@ def activate(kind, x, out, begin, end):
     part = slice(begin * BLOCK, min(end * BLOCK, x.shape[0]))
     x, out = x[part], out[part]
     if kind == SILU:
-        for i in range(_silu_registers(x.ctypes.data, out.ctypes.data, np.int64(len(x))), len(x)):
-            out[i] = _silu(x[i])
+        _silu(x, out)
     elif kind == GELU:
         for i in range(len(x)):
             out[i] = _gelu(x[i])

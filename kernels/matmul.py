@@ -10,6 +10,7 @@ on who did which share.
 
 import numpy as np
 
+from tinylm.kernels.dot_bfloat16 import dot_split, split
 from tinylm.kernels.jit import carray, njit, operation, plain
 from tinylm.kernels.narrow_floats import widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
@@ -90,10 +91,16 @@ def matvec(x, weight, out, begin, end):
     if K > LONG:
         _long_rows(x, weight, out, begin, end)
         return
-    like, row_bytes = weight[0, 0], weight.itemsize * K
+    row_bytes = weight.itemsize * K
+    if weight.itemsize == 2:
+        halves = scratch(4 * K)
+        split(x.ctypes.data, K, halves)
+        for n in range(begin, end):
+            dot_split(weight.ctypes.data + row_bytes * n, K, halves, out.ctypes.data + 4 * n)
+        return
     for n in range(begin, end):
         row = weight.ctypes.data + row_bytes * n
-        dots_1(like, row, K, x.ctypes.data, 0, 1, out.ctypes.data + 4 * n, 0)
+        dots_1(weight[0, 0], row, K, x.ctypes.data, 0, 1, out.ctypes.data + 4 * n, 0)
 
 
 @njit

@@ -73,6 +73,18 @@ def test_sums(size: int, keep: Any) -> None:
     assert out[size] == 77
 
 
+def test_a_number_s_silu_does_not_hang_on_its_place() -> None:
+    """A text has the same bits in steps of one token and of several, whose gates are cut otherwise."""
+    x = np.random.default_rng(1).standard_normal(3 * BLOCK, np.float32)
+    whole = np.empty_like(x)
+    activate(0, x, whole, 0, 3)
+    for size in (1, 7, 12, 20, 172, 300):
+        for first in (0, 1, 100):
+            out = np.empty(size, np.float32)
+            activate(0, x[first : first + size], out, 0, blocks(size))
+            np.testing.assert_array_equal(out, whole[first : first + size])
+
+
 def test_a_share_does_its_blocks_and_no_others() -> None:
     x = np.random.default_rng(0).standard_normal(5 * BLOCK + 3, np.float32)
     whole, shares = np.empty_like(x), np.full_like(x, 77)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinylm.kernels.dot_bfloat16 import BOTH, dot_split, split
 from tinylm.kernels.jit import njit
+from tinylm.kernels.simd import scratch
 from tinylm.kernels.tile import WIDTH
 from tinylm.kernels.tile_few import dots_1, dots_4, dots_8
 
@@ -16,6 +18,14 @@ from tinylm.kernels.tile_few import dots_1, dots_4, dots_8
 def run_1(weights, x, out):
     K = x.shape[1]
     dots_1(weights[0], weights.ctypes.data, K, x.ctypes.data, 0, 1, out.ctypes.data, 0)
+
+
+@njit
+def run_split(weights, x, out):
+    K = x.shape[1]
+    halves = scratch(4 * K)
+    split(x.ctypes.data, K, halves)
+    dot_split(weights.ctypes.data, K, halves, out.ctypes.data)
 
 
 @njit
@@ -30,9 +40,30 @@ def run_8(weights, x, out):
     dots_8(weights[0], weights.ctypes.data, K, x.ctypes.data, 4 * K, count, out.ctypes.data, out.strides[0])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("run", "most"), [(run_1, 1), (run_4, 4), (run_8, 8)], ids=["1", "4", "8"])
-@pytest.mark.parametrize("K", sorted({1, 2, 3, WIDTH - 1, WIDTH, WIDTH + 1, 2 * WIDTH, 172, 576}))
+RUNS = [("1", run_1, 1), ("4", run_4, 4), ("8", run_8, 8)]
+CASES = [(dtype, run, most) for dtype in ("float32", "bfloat16") for _, run, most in RUNS]
+NAMES = [f"{dtype} {name}" for dtype in ("float32", "bfloat16") for name, _, _ in RUNS]
+WIDTHS = {
+    1,
+    2,
+    3,
+    WIDTH - 1,
+    WIDTH,
+    WIDTH + 1,
+    2 * WIDTH,
+    BOTH + 1,
+    BOTH + WIDTH,
+    4 * BOTH + 3,
+    172,
+    576,
+    1000,
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "run", "most"), [*CASES, ("bfloat16", run_split, 1)], ids=[*NAMES, "bfloat16 split"]
+)
+@pytest.mark.parametrize("K", sorted(WIDTHS))
 def test_a_row_times_a_few_tokens(run: Any, most: int, K: int, dtype: str) -> None:
     for count in range(1, most + 1):
         random = np.random.default_rng(K + count)

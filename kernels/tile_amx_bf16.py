@@ -101,6 +101,8 @@ def lay_planes(typingctx: Any, x: Any, stride: Any, K: Any, out: Any, plane: Any
 
 
 def _make_tile(more: bool) -> Any:
+    """A tile whose sums are all there are, or are added to those before, as an intrinsic."""
+
     @intrinsic
     def tile(
         typingctx: Any, left: Any, row_bytes: Any, steps: Any, right: Any, tile_bytes: Any, plane: Any,
@@ -145,3 +147,6 @@ def _make_tile(more: bool) -> Any:
 
 
 tile_first, tile_more = _make_tile(more=False), _make_tile(more=True)
+"""`tile_first(left, row_bytes, steps, right, tile_bytes, plane, room, out)`: 32 rows of weights times two tiles of
+tokens, over so many steps of columns, to (32, 32) float32 at `out`; `tile_more`: added to what is there, by way of
+`room`. All by address; `room` and `out` begin at cache lines."""

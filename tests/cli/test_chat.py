@@ -194,7 +194,7 @@ def terminal() -> Iterator[Terminal]:
     def start(*words: str, before: str = "", wait: bool = True) -> Any:
         command, *arguments = program(["chat", *words], before)
         child = pexpect.spawn(
-            command, arguments, env=environment(), encoding="utf-8", timeout=60, dimensions=(50, 300)
+            command, arguments, env=environment(), encoding="utf-8", timeout=300, dimensions=(50, 300)
         )
         child.delaybeforesend = 0.02
         children.append(child)

@@ -80,23 +80,20 @@ def _tiles(packed, weights, scales, K, out, begin, end):
 
 
 @njit
-def matmul_amx(packed, weights, scales, K, out, begin, end):
-    """As `matmul_int8`."""
-    if len(out) < TOKENS:
-        _few(packed, weights, scales, K, out, begin, end)
-        return
-    _configure(K)
-    _tiles(packed, weights, scales, K, out, begin, end)
-    release()
-
-
-@njit
 def _configured(packed, weights, scales, K, out, begin, end):
     """As `matmul_int8`, by tiles that are configured."""
     if len(out) >= TOKENS:
         _tiles(packed, weights, scales, K, out, begin, end)
     else:
         _few(packed, weights, scales, K, out, begin, end)
+
+
+@njit
+def matmul_amx(packed, weights, scales, K, out, begin, end):
+    """As `matmul_int8`."""
+    _configure(K)
+    _configured(packed, weights, scales, K, out, begin, end)
+    release()
 
 
 _gated = make_gated(8, TILES * TOKENS, _configured)

@@ -21,9 +21,8 @@ from tinylm.program import Program
 
 V = 37
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # started in the background of a shell: Ctrl-C is tested all the same
+# A shell has what it starts in the background ignore Ctrl-C, which is tested all the same.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

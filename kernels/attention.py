@@ -16,21 +16,12 @@ import numpy as np
 
 from tinylm.kernels.exponential import exp
 from tinylm.kernels.jit import carray, njit, operation, plain
+from tinylm.kernels.lay import lay_side_by_side, make_lay
 from tinylm.kernels.narrow_floats import BFLOAT16, FLOAT16, FLOAT32, narrow_at, size_of, widen_to
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
 from tinylm.kernels.simd import CACHE_LINE, float_from_bits, memory, prefetch, scratch
 from tinylm.kernels.softmax import LOWEST, softmax_block, softmax_row
-from tinylm.kernels.tile import (
-    LANES,
-    NARROW,
-    ROWS,
-    WIDTH,
-    lay_side_by_side,
-    make_lay,
-    narrow_tile,
-    tile,
-    turn,
-)
+from tinylm.kernels.tile import LANES, NARROW, ROWS, WIDTH, narrow_tile, tile
 from tinylm.kernels.tile_attention import (
     BLOCK,
     MOST,
@@ -144,9 +135,9 @@ def _multiply(left, row_stride, k_stride, rows, right, K, before, before_stride,
         row = ROWS * i - (ROWS - NARROW) * max(0, i - (tiles - narrow))
         here, sums, there = left + row * row_stride, before + row * before_stride, out + 4 * row * LANES
         if i < tiles - narrow:
-            tile(here, row_stride, k_stride, right, K, sums, there)
+            tile(here, row_stride, k_stride, right, K, sums, before_stride, there, 4 * LANES)
         else:
-            narrow_tile(here, row_stride, k_stride, right, K, sums, there)
+            narrow_tile(here, row_stride, k_stride, right, K, sums, before_stride, there, 4 * LANES)
 
 
 @njit
@@ -155,14 +146,17 @@ def _attend_many(like, records, stride, task, head_dim, queries, last, part, shr
     highest, total = part[:LANES], part[LANES : 2 * LANES]
     size = padded(head_dim)
     packed = float32_2d_at(scratch(4 * head_dim * LANES), head_dim, LANES)
-    done = lay_side_by_side(queries.ctypes.data, 4 * head_dim, head_dim, packed.ctypes.data, 4 * LANES)
+    done = lay_side_by_side(
+        FLOAT32, queries.ctypes.data, 4 * head_dim, head_dim, packed.ctypes.data, 4 * LANES
+    )
     for d in range(done, head_dim):
         for lane in range(LANES):
             packed[d, lane] = queries[lane * head_dim + d]
-    sums = float32_2d_at(scratch(4 * (head_dim + ROWS) * LANES), head_dim + ROWS, LANES)
+    before = scratch(4 * (head_dim + ROWS) * LANES)
+    sums = float32_2d_at(before, head_dim + ROWS, LANES)
     sums[:] = np.float32(0)
     scores = float32_1d_at(scratch(4 * (BLOCK + ROWS) * LANES), (BLOCK + ROWS) * LANES)
-    zeros = float32_1d_at(scratch(4 * ROWS * LANES), ROWS * LANES)
+    zeros = float32_1d_at(scratch(4 * LANES), LANES)
     zeros[:] = np.float32(0)
     wide = scratch(0 if size_of(like) == 4 else 4 * BLOCK * size)
     for position in range(task[BEGIN], task[END], BLOCK):
@@ -175,15 +169,15 @@ def _attend_many(like, records, stride, task, head_dim, queries, last, part, shr
             _multiply(here, 4, 4 * STRIP, some, packed.ctypes.data, head_dim, zeros.ctypes.data, 0, out)
         softmax_block(scores, position, rows, last, highest, total, shrink)
         left = _wide(like, keys + size_of(like) * BLOCK * head_dim, wide, rows * size)
-        before, weights = sums.ctypes.data, scores.ctypes.data
         for d in range(head_dim):
             row = float32_1d_at(before + 4 * LANES * d, LANES)
             for lane in range(LANES):
                 row[lane] *= shrink[lane]
-        _multiply(left, 4, 4 * size, head_dim, weights, rows, before, 4 * LANES, before)
-    turned = head_dim // ROWS * ROWS
-    for d in range(0, turned, ROWS):
-        turn(sums.ctypes.data + 4 * LANES * d, part.ctypes.data + 4 * (2 * LANES + d), 4 * size)
+        _multiply(left, 4, 4 * size, head_dim, scores.ctypes.data, rows, before, 4 * LANES, before)
+    turned = head_dim // WIDTH * WIDTH
+    for d in range(0, turned, WIDTH):
+        there = part.ctypes.data + 4 * (2 * LANES + d)
+        lay_together(FLOAT32, before + 4 * LANES * d, 4 * LANES, LANES, there, 4 * size)
     for d in range(turned, head_dim):
         for lane in range(LANES):
             part[2 * LANES + size * lane + d] = sums[d, lane]
@@ -331,7 +325,7 @@ def _store_together(keys, values, token, heads, head_dim, key, value, size, stri
     for head in range(heads):
         column = head * head_dim
         first = keys.ctypes.data + 4 * (token * keys.shape[1] + column)
-        done = lay_together(first, 4 * keys.shape[1], head_dim, key + size * head, 4 * STRIP)
+        done = lay_together(FLOAT32, first, 4 * keys.shape[1], head_dim, key + size * head, 4 * STRIP)
         for i in range(WIDTH):
             for d in range(done, head_dim):
                 float32_1d_at(key + size * head + 4 * STRIP * d, WIDTH)[i] = keys[token + i, column + d]

@@ -2,26 +2,25 @@
 
 One token is a sum along one row after the other (`matvec`): memory speed, for the memory prefers one stream to several
 rows at a time, which halve it; rows too long for the first cache are read before they are multiplied. A few tokens
-are summed up row by row too. More tokens go through the register tile: `pack` lays them side by side, and `matmul`
-takes BLOCK_ROWS rows of weights at a time, widened to float32, to all the tokens. One unit of work is one row of the
-weights, for `pack` one token tile. The order of every sum is fixed by the shapes alone, so the result does not depend
-on who did which share.
+are summed up row by row too. More tokens go through the register tile (`matmul`): a panel, LANES rows of weights
+widened to float32 and laid side by side, meets all tokens, which are read where they lie. One unit of work is one row
+of the weights. The order of every sum is fixed by the shapes alone, so the result does not depend on who did which
+share.
 """
 
 import numpy as np
 
 from tinylm.kernels.dot_bfloat16 import dot_split, split
-from tinylm.kernels.jit import carray, njit, operation, plain
-from tinylm.kernels.narrow_floats import widen_to
+from tinylm.kernels.jit import carray, njit, operation
+from tinylm.kernels.lay import lay_side_by_side
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
 from tinylm.kernels.simd import CACHE_LINE, keep, memory, prefetch, scratch, to_float32
-from tinylm.kernels.streams import INTEL, KEPT, LONG
-from tinylm.kernels.tile import LANES, ROWS, lay_side_by_side, tile, turn
-from tinylm.kernels.tile_amx import TOKENS
+from tinylm.kernels.streams import KEPT, LONG
+from tinylm.kernels.tile import LANES, NARROW, ROWS, narrow_tile, tile
 from tinylm.kernels.tile_few import dots_1, dots_4, dots_8
 
-BLOCK_ROWS = 12
-"""Rows of weights that all tokens meet at a time, whole tiles; shares of the work begin at multiples of it."""
+FEWEST = 12
+"""Tokens that go through the tile, at least. It holds no more, and takes no longer than row by row from there on."""
 
 COLUMNS = 2048
 """Rows longer than LONG meet one token COLUMNS at a time: a whole token of that length fills the first cache, and as
@@ -35,15 +34,8 @@ DEPTH = 192
 """Columns that the tile adds up before its sums go to the total: one long chain of float32 loses a digit, and a
 model can enlarge that (SmolLM2's second token: logits off by 4e-4 of the largest, 3e-6 in parts)."""
 
-STRIP = 16 * LANES
-"""Tokens that meet a panel of weights one tile after the other, whose sums are held; fewer where they would take more
-than KEPT bytes."""
-
-ASKED = not INTEL
-"""Whether the next panel is asked for while one is met; cores of Intel's do better without (0.98 of the time)."""
-
-TRANSPOSED = 16
-"""Columns that `pack` turns at a time."""
+SOME = 4 * ROWS
+"""Tokens that meet a panel at a time where it is no whole one: their sums stand apart from the result."""
 
 
 def matmul_reference(x, weight):
@@ -104,147 +96,113 @@ def matvec(x, weight, out, begin, end):
 
 
 @njit
-def few_tokens(x, weight, out, first, n):
-    """Row n of the weights times the tokens from `first` on."""
+def few_tokens(x, weight, out, n):
+    """Row n of the weights times tokens."""
     like, row, K = weight[0, 0], weight.ctypes.data + weight.itemsize * n * weight.shape[1], x.shape[1]
     stride = 4 * out.shape[1]
-    while first < out.shape[0]:
+    for first in range(0, out.shape[0], 8):
         count = min(8, out.shape[0] - first)
         here, place = x.ctypes.data + 4 * K * first, out.ctypes.data + stride * first + 4 * n
         if count > 4:
             dots_8(like, row, K, here, 4 * K, count, place, stride)
         else:
             dots_4(like, row, K, here, 4 * K, count, place, stride)
-        first += count
-
-
-@plain
-def tiled(T):
-    """How many of T tokens go through the tile: all, but for a last tile less than half full."""
-    return T - T % LANES if T % LANES <= LANES // 2 else T
-
-
-def packed_length(T):
-    """How many tokens a packed buffer has room for: T, and what the last tile leaves empty, LANES wide or AMX's."""
-    by_amx = -(-T // TOKENS) * TOKENS if T >= TOKENS else 0
-    return max(T, -(-tiled(T) // LANES) * LANES, by_amx)
 
 
 @njit
-def pack(x, packed, begin, end):
-    """Tokens of x (T, K) to `packed`, tile after tile as (K, LANES), a few last ones as they are; a unit is a tile."""
-    T, K = x.shape
-    for first in range(begin * LANES, min(T, end * LANES), LANES):
-        tokens = min(LANES, T - first)
-        part = x[first : first + tokens]
-        if first >= tiled(T):
-            for token in range(tokens):
-                for k in range(K):
-                    packed[first + token, k] = part[token, k]
-            continue
-        place = packed.ctypes.data + 4 * first * K
-        tile, done = float32_2d_at(place, K, LANES), 0
-        if tokens == LANES:
-            done = lay_side_by_side(part.ctypes.data, 4 * K, K, place, 4 * LANES)
-        for k in range(done, K, TRANSPOSED):  # a cache line of every token at a time
-            for column in range(k, min(K, k + TRANSPOSED)):
-                for lane in range(tokens):
-                    tile[column, lane] = part[lane, column]
-                for lane in range(tokens, LANES):
-                    tile[column, lane] = np.float32(0)
+def _panel(weight, n, k, length, panel):
+    """`length` columns from k on of LANES rows from n on, as float32: (length, LANES), zeros where the rows end."""
+    N, K = weight.shape
+    rows, done = min(LANES, N - n), 0
+    if rows == LANES:
+        here = weight.ctypes.data + weight.itemsize * (K * n + k)
+        done = lay_side_by_side(weight[0, 0], here, weight.itemsize * K, length, panel, 4 * LANES)
+    columns = float32_2d_at(panel, length, LANES)
+    for column in range(done, length):
+        for row in range(rows):
+            columns[column, row] = to_float32(weight[n + row, k + column])
+        for row in range(rows, LANES):
+            columns[column, row] = np.float32(0)
 
 
 @njit
-def _row(weight, n, k):
-    """Where the columns from k on of row n are; of the last row where the matrix has ended."""
-    return weight.ctypes.data + weight.itemsize * (min(n, weight.shape[0] - 1) * weight.shape[1] + k)
+def _ask_after(weight, n, k, part, parts):
+    """Ask for the `part`-th of so many parts of the panel that comes after the one at n and k."""
+    K = weight.shape[1]
+    if k + DEPTH < K:
+        k += DEPTH
+    else:
+        n, k = n + LANES, 0
+    for row in range(part, LANES, parts):
+        here = weight.ctypes.data + weight.itemsize * (K * (n + row) + k)
+        for byte in range(0, weight.itemsize * min(DEPTH, K - k), CACHE_LINE):
+            prefetch(here + byte)
 
 
 @njit
-def _widen(weight, n, k, length, panel):
-    """`length` columns from k on of BLOCK_ROWS rows from n on, as float32: (BLOCK_ROWS, DEPTH)."""
-    for row in range(BLOCK_ROWS):
-        widen_to(weight[0, 0], _row(weight, n + row, k), panel + 4 * DEPTH * row, length)
+def _copy(source, tokens, rows, out, stride):
+    """Sums of tokens with LANES rows each, as many of them as there are, to their places at a stride in bytes."""
+    for token in range(tokens):
+        found, target = (
+            float32_1d_at(source + 4 * LANES * token, rows),
+            float32_1d_at(out + stride * token, rows),
+        )
+        for row in range(rows):
+            target[row] = found[row]
 
 
 @njit
-def _ask_for(weight, n, k, part, parts):
-    """Ask for the `part`-th of so many parts of the panel at n and k."""
-    for row in range(part, BLOCK_ROWS, parts):
-        for byte in range(0, weight.itemsize * min(DEPTH, weight.shape[1] - k), CACHE_LINE):
-            prefetch(_row(weight, n + row, k) + byte)
+def _times_panels(x, weight, first, last, n, panel, zeros, edge, out, stride):
+    """Tokens `first` to `last` times LANES rows from n on, to an address, at a stride in bytes.
 
-
-@njit
-def _write(sums, out, stays_packed, first, n, rows):
-    """The sums of a tile to `out`, to the tokens from `first` and the rows from n on that are there."""
-    stride = 4 * out.shape[1]
-    place = out.ctypes.data + stride * first
-    if stays_packed:
-        count = LANES * min(rows, BLOCK_ROWS)
-        found, there = float32_1d_at(sums, count), float32_1d_at(place + 4 * LANES * n, count)
-        for i in range(count):
-            there[i] = found[i]
-        return
-    if out.shape[0] - first >= LANES and rows >= BLOCK_ROWS:
-        for row in range(0, BLOCK_ROWS, ROWS):
-            turn(sums + 4 * row * LANES, place + 4 * (n + row), stride)
-        return
-    block = float32_2d_at(sums, BLOCK_ROWS, LANES)
-    for token in range(min(LANES, out.shape[0] - first)):
-        for row in range(min(rows, BLOCK_ROWS)):
-            out[first + token, n + row] = block[row, token]
-
-
-@njit
-def _tiles(packed, weight, out, stays_packed, start, stop, n, end, panel, zeros, sums):
-    """A block of rows times the tokens `start` to `stop`, all of them in tiles; the last three by address."""
-    K, size = weight.shape[1], 4 * BLOCK_ROWS * LANES
-    tiles = (stop - start + LANES - 1) // LANES
+    The last tile takes some tokens again, if it would not be full: its sums, (ROWS, LANES), grow at `edge`.
+    """
+    K, rest = x.shape[1], (last - first) % ROWS
+    narrow = rest <= NARROW
+    size = NARROW if narrow else ROWS
+    tiles = (last - first + ROWS - 1) // ROWS
     for k in range(0, K, DEPTH):
         length = min(DEPTH, K - k)
-        _widen(weight, n, k, length, panel)
+        _panel(weight, n, k, length, panel)
         for i in range(tiles):
-            first = start + i * LANES
-            if ASKED and k + DEPTH < K:
-                _ask_for(weight, n, k + DEPTH, i, tiles)
-            elif ASKED:
-                _ask_for(weight, n + BLOCK_ROWS, 0, i, tiles)
-            right = packed.ctypes.data + 4 * (first * K + k * LANES)
-            for row in range(0, BLOCK_ROWS, ROWS):
-                here = sums + size * i + 4 * row * LANES
-                before = zeros if k == 0 else here
-                tile(panel + 4 * DEPTH * row, 4 * DEPTH, 4, right, length, before, here)
-            if k + DEPTH >= K:
-                _write(sums + size * i, out, stays_packed, first, n, end - n)
+            _ask_after(weight, n, k, i, tiles)
+            token, target, target_stride = first + ROWS * i, out + stride * ROWS * i, stride
+            whole = last - token >= ROWS
+            if not whole:
+                token, target, target_stride = last - size, edge, 4 * LANES
+            before, before_stride = (zeros, 0) if k == 0 else (target, target_stride)
+            left = x.ctypes.data + 4 * (K * token + k)
+            if narrow and not whole:
+                narrow_tile(left, 4 * K, 4, panel, length, before, before_stride, target, target_stride)
+            else:
+                tile(left, 4 * K, 4, panel, length, before, before_stride, target, target_stride)
+    _copy(edge + 4 * LANES * (size - rest), rest, LANES, out + stride * (last - first - rest), stride)
 
 
 @njit
-def matmul(packed, weight, out, stays_packed, begin, end):
-    """Rows `begin` to `end` of the weights (N, K) times the tokens that `pack` made, into out (T, N).
-
-    If the result `stays_packed`, it is laid out as `pack` would have it, and takes as much room.
-    """
-    T = out.shape[0]
-    panel, sums = scratch(4 * BLOCK_ROWS * DEPTH), scratch(4 * BLOCK_ROWS * STRIP)
-    zeros = scratch(4 * ROWS * LANES)
-    nothing = float32_1d_at(zeros, ROWS * LANES)
-    for i in range(ROWS * LANES):
-        nothing[i] = np.float32(0)
-    strip = max(1, min(STRIP, KEPT // (4 * weight.shape[1])) // LANES) * LANES
-    for start in range(0, tiled(T), strip):
-        for n in range(begin, end, BLOCK_ROWS):
-            stop = min(tiled(T), start + strip)
-            _tiles(packed, weight, out, stays_packed, start, stop, n, end, panel, zeros, sums)
-    if tiled(T) < T:
+def matmul(x, weight, out, begin, end):
+    """Rows `begin`, a multiple of LANES, to `end` of the weights (N, K) times tokens (T, K), into out (T, N)."""
+    T, N = out.shape
+    if T < FEWEST:
         for n in range(begin, end):
-            few_tokens(packed, weight, out, tiled(T), n)
-
-
-@operation
-def pack_operation(operands, begin, end):
-    """x (3), packed (3)."""
-    pack(float32_2d(operands, 0), float32_2d(operands, 3), begin, end)
+            few_tokens(x, weight, out, n)
+        return
+    panel, zeros = scratch(4 * DEPTH * LANES), scratch(4 * LANES)
+    edge, apart = scratch(4 * ROWS * LANES), scratch(4 * SOME * LANES)
+    float32_1d_at(zeros, LANES)[:] = np.float32(0)
+    strip = max(1, KEPT // (4 * weight.shape[1]) // ROWS) * ROWS
+    for start in range(0, T, strip):
+        stop = min(T, start + strip)
+        for n in range(begin, end, LANES):
+            rows = min(LANES, N - n)
+            some = strip if rows == LANES else SOME
+            for first in range(start, stop, some):
+                last = min(stop, first + some)
+                there = out.ctypes.data + 4 * (N * first + n)
+                sums, stride = (there, 4 * N) if rows == LANES else (apart, 4 * LANES)
+                _times_panels(x, weight, first, last, n, panel, zeros, edge, sums, stride)
+                if rows < LANES:
+                    _copy(apart, last - first, rows, there, 4 * N)
 
 
 @operation
@@ -261,13 +219,11 @@ def matvec_bfloat16_operation(operands, begin, end):
 
 @operation
 def matmul_operation(operands, begin, end):
-    """packed (3), weight (3), out (3), whether it stays packed (1)."""
-    x, weight, out = float32_2d(operands, 0), float32_2d(operands, 3), float32_2d(operands, 6)
-    matmul(x, weight, out, operands[9], begin, end)
+    """x (3), weight (3), out (3)."""
+    matmul(float32_2d(operands, 0), float32_2d(operands, 3), float32_2d(operands, 6), begin, end)
 
 
 @operation
 def matmul_bfloat16_operation(operands, begin, end):
-    """packed (3), weight (3), out (3), whether it stays packed (1)."""
-    x, weight, out = float32_2d(operands, 0), uint16_2d(operands, 3), float32_2d(operands, 6)
-    matmul(x, weight, out, operands[9], begin, end)
+    """x (3), weight (3), out (3)."""
+    matmul(float32_2d(operands, 0), uint16_2d(operands, 3), float32_2d(operands, 6), begin, end)

@@ -6,10 +6,11 @@ Each token is three planes (`tile_amx_bf16`): a third of what the unit can do, a
 import numpy as np
 
 from tinylm.kernels.jit import njit, operation
+from tinylm.kernels.lay import make_lay
 from tinylm.kernels.matmul import DEPTH, few_tokens
+from tinylm.kernels.narrow_floats import FLOAT32
 from tinylm.kernels.operands import float32_2d, float32_2d_at, uint16_2d
 from tinylm.kernels.simd import scratch
-from tinylm.kernels.tile import make_lay
 from tinylm.kernels.tile_amx import CONFIGURATION, TOKENS, clear_shapes, configure, give_shape, release
 from tinylm.kernels.tile_amx_bf16 import (
     COLUMNS,
@@ -39,6 +40,11 @@ def fits(N, K):
 def packed_width(K):
     """Places (4 bytes) of a packed token."""
     return PLANES * K // 2
+
+
+def packed_length(T):
+    """How many tokens a packed buffer has room for: T, and what the last tile leaves empty."""
+    return -(-T // TOKENS) * TOKENS if T >= TOKENS else T
 
 
 @njit
@@ -84,7 +90,7 @@ def _write(sums, out, token, n):
     """Sums (32 rows, 32 tokens) to the tokens that are there."""
     stride = 4 * out.shape[1]
     if out.shape[0] - token >= 2 * TOKENS:
-        _turn(sums, 8 * TOKENS, 2 * TOKENS, out.ctypes.data + stride * token + 4 * n, stride)
+        _turn(FLOAT32, sums, 8 * TOKENS, 2 * TOKENS, out.ctypes.data + stride * token + 4 * n, stride)
         return
     block = float32_2d_at(sums, ROWS, 2 * TOKENS)
     for t in range(min(2 * TOKENS, out.shape[0] - token)):
@@ -99,7 +105,7 @@ def matmul_amx_bf16(packed, weight, out, begin, end):
     if T < TOKENS:
         x = float32_2d_at(packed.ctypes.data, T, K)
         for n in range(begin, end):
-            few_tokens(x, weight, out, 0, n)
+            few_tokens(x, weight, out, n)
         return
     plane, row_bytes, tiles = STEP_BYTES // COLUMNS * K, 2 * K, (T + TOKENS - 1) // TOKENS
     tile_bytes = PLANES * plane
@@ -135,5 +141,5 @@ def pack_amx_operation(operands, begin, end):
 
 @operation
 def matmul_bfloat16_amx_operation(operands, begin, end):
-    """packed (3), weight (3), out (3), whether it stays packed (1), which it never does."""
+    """packed (3), weight (3), out (3)."""
     matmul_amx_bf16(float32_2d(operands, 0), uint16_2d(operands, 3), float32_2d(operands, 6), begin, end)

@@ -26,7 +26,9 @@ from tinylm.kernels.dot import COLUMNS, ROWS
 from tinylm.kernels.exponential import exp
 from tinylm.kernels.hadamard import GROUP, largest_of_rotated, rotate, round_group
 from tinylm.kernels.jit import carray, intrinsic, njit, operation, types
+from tinylm.kernels.lay import make_lay
 from tinylm.kernels.matmul_integers import largest_of
+from tinylm.kernels.narrow_floats import FLOAT32
 from tinylm.kernels.operands import float32_1d_at, float32_2d, int64_1d, int64_2d
 from tinylm.kernels.simd import (
     INT8,
@@ -38,7 +40,6 @@ from tinylm.kernels.simd import (
     scratch,
     to_float32,
 )
-from tinylm.kernels.tile import make_lay
 from tinylm.kernels.tile_attention import BLOCK
 from tinylm.kernels.vectors import at, load, shuffle
 
@@ -168,7 +169,7 @@ def _round_keys(keys, stride, record, place, head_dim, room, rounded):
             scale = to_float32(scales[part, group, line])
             round_group(room, inverse_of(scale), rounded + head_dim * line + GROUP * group)
     out, row_bytes = record + head_dim * ROWS * part, COLUMNS * ROWS
-    _lay_rows(rounded, head_dim, head_dim // COLUMNS, out, row_bytes)
+    _lay_rows(FLOAT32, rounded, head_dim, head_dim // COLUMNS, out, row_bytes)
 
 
 @njit

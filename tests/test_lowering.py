@@ -1,4 +1,4 @@
-"""Which results stay packed between two matrices, and which are made in one operation."""
+"""Which gates are made in one operation with the products that they join."""
 
 from __future__ import annotations
 
@@ -40,32 +40,6 @@ def program(formats: tuple[str, str, str], bias: bool = False, used_twice: bool 
 
 def kernels(of: Program) -> list[str]:
     return [row.kernel.name for row in Lowering(of, False, key_value_format("float32")).rows]
-
-
-@pytest.mark.parametrize("formats", [("float32",) * 3, ("bfloat16",) * 3, ("float32", "bfloat16", "float32")])
-def test_a_gate_between_matrices_of_plain_numbers_stays_packed(formats: tuple[str, str, str]) -> None:
-    of = program(formats)
-    names = {buffer.name: place.rows for buffer, place in Lowering(of, False, key_value_format("float32"))
-             .stay_packed.items()}  # fmt: skip
-    assert set(names) == {"pre", "up", "gate"}
-    assert set(names.values()) <= {"packed T", "packed L"}
-    assert kernels(of).count("pack_operation") == 2  # of what the two matrices read, and the logits
-    assert not Lowering(of, True, key_value_format("float32")).stay_packed
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        program(("float32",) * 3, bias=True),
-        program(("float32",) * 3, used_twice=True),
-        program(("int8",) * 3),
-        program(("float32", "float32", "int8")),
-        program(("int8", "float32", "float32")),
-    ],
-    ids=["bias", "used twice", "int8", "int8 after it", "int8 before it"],
-)
-def test_otherwise_it_does_not(other: Program) -> None:
-    assert not Lowering(other, False, key_value_format("float32")).stay_packed
 
 
 @pytest.mark.parametrize("format", QUANTIZED)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tinylm.formats.key_values import KeyValueFormat, key_value_format
 from tinylm.kernels.attention import plan
-from tinylm.kernels.matmul import packed_length
+from tinylm.kernels.matmul_amx_bf16 import packed_length
 from tinylm.kernels.rope import rope_table
 from tinylm.kernels.team import Team
 from tinylm.kernels.walk import (

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.early_choice import choose_early
-from tinylm.formats import Matrix
+from tinylm.formats import Matrix, Packing
 from tinylm.formats.key_values import KeyValueFormat
 from tinylm.kernels import activation, attention, norm, rope, rows
 from tinylm.kernels.jit import Operation as Kernel
@@ -147,26 +147,6 @@ def users_of(operations: Sequence[Operation]) -> dict[Buffer, list[Operation]]:
     return users
 
 
-def packed_throughout(operations: Sequence[Operation]) -> dict[Buffer, Buffer]:
-    """For results that stay packed between a matrix and the next one: the buffers where they stand.
-
-    They are those that a gate or an activation alone takes, number by number, in whatever order they lie.
-    """
-    users = users_of(operations)
-    makers = {one.output: one for one in operations}
-    found: dict[Buffer, Buffer] = {}
-    for one in operations:
-        if one.kind not in ("gate", "activate") or one.output not in users:
-            continue
-        before = [makers[buffer] for buffer in one.inputs]
-        packs = {other.matrix.pack if other.matrix else None for other in (*before, *users[one.output])}
-        alone = all(users[buffer] == [one] and not makers[buffer].vectors for buffer in one.inputs)
-        if alone and len(packs) == 1 and all(m.matrix and m.matrix.packs_numbers for m in before):
-            for buffer in (*one.inputs, one.output):
-                found[buffer] = Buffer(buffer.name, f"packed {buffer.rows}", buffer.width)
-    return found
-
-
 @dataclass(frozen=True)
 class Gated:
     """A gate that one kernel makes together with the two products it joins, and packs for the matrix after it."""
@@ -174,7 +154,7 @@ class Gated:
     products: tuple[Operation, Operation]
     matrices: tuple[Matrix, Matrix]
     kernel: Kernel
-    following: Matrix
+    following: Packing
 
 
 def gated_in_one(operations: Sequence[Operation]) -> dict[Buffer, Gated]:
@@ -186,16 +166,15 @@ def gated_in_one(operations: Sequence[Operation]) -> dict[Buffer, Gated]:
         if one.kind != "gate" or one.output not in users:
             continue
         first, second = (makers[buffer] for buffer in one.inputs)
-        left, right, following = first.matrix, second.matrix, users[one.output][0].matrix
-        if left is None or right is None or following is None or left.gated is None:
+        left, right = first.matrix, second.matrix
+        if left is None or right is None or left.gated is None or left.packing is None:
             continue
         alone = all(users[other.output] == [one] and not other.vectors for other in (first, second))
         alike = (first.inputs, type(left), left.shape) == (second.inputs, type(right), right.shape)
-        if (
-            alone
-            and alike
-            and all(user.matrix and user.matrix.pack is left.pack for user in users[one.output])
-        ):
+        following, *others = {user.matrix.packing if user.matrix else None for user in users[one.output]}
+        if following is None or others or following.operation is not left.packing.operation:
+            continue
+        if alone and alike:
             found[one.output] = Gated((first, second), (left, right), left.gated, following)
     return found
 
@@ -208,7 +187,6 @@ class Lowering:
         self.rows: list[Row] = []
         self.packed: set[Buffer] = set()
         operations = program.operations if single else choose_early(program.operations)
-        self.stay_packed = {} if single else packed_throughout(operations)
         self.gated = {} if single else gated_in_one(operations)
         inside = {product.output for one in self.gated.values() for product in one.products}
         for operation in operations:
@@ -275,17 +253,17 @@ class Lowering:
         matrix, x, out = operation.matrix, operation.inputs[0], operation.output
         assert matrix is not None
         if matrix.pack_single or not self.single:
-            x = self._pack(matrix, x)
+            x = self._read(matrix, x)
         rows_of_chunk = CHUNK_BYTES * matrix.shape[0] // matrix.nbytes if self.single else CHUNK_ROWS
         bias = operation.vectors.get("bias")
-        place = self.stay_packed.get(out, out)
+        place = out
         if bias is not None and self.single:  # a piece that is done again must not take the bias away
             place = Buffer(f"{out.name}.product", out.rows, out.width)
-        operands: list[Operand] = [x, *matrix.operands(), Address(place), Live(out.rows), out.width]
+        operands: list[Operand] = [x, *matrix.operands(), place]
         self._row(
             matrix.matvec if self.single else matrix.matmul,
             matrix.shape[0],
-            operands if self.single else [*operands, int(place is not out)],
+            operands,
             (x,),
             place,
             grain=matrix.grain,
@@ -301,21 +279,21 @@ class Lowering:
             operands = [out, *array_operands(bias)]
             self._row(rows.add_bias_operation, Live(out.rows), operands, (out,), out, vectors=(bias,))
 
-    def _pack(self, matrix: Matrix, x: Buffer) -> Buffer:
-        """The packed form of a buffer, made once for all the matrices that it meets."""
-        if x in self.stay_packed:
-            return self.stay_packed[x]
-        packed = self._packed(matrix, x)
+    def _read(self, matrix: Matrix, x: Buffer) -> Buffer:
+        """What a matrix reads of a buffer: it, or its packed form, made once for all the matrices that it meets."""
+        packing = matrix.packing
+        if packing is None:
+            return x
+        packed = self._packed(packing, x)
         if packed not in self.packed:
             self.packed.add(packed)
-            units, tokens = matrix.pack_units()
-            self._row(matrix.pack, Live(x.rows, units, tokens), [x, packed], (x,), packed)
+            self._row(packing.operation, Live(x.rows, *packing.units), [x, packed], (x,), packed)
         return packed
 
     @staticmethod
-    def _packed(matrix: Matrix, x: Buffer) -> Buffer:
-        """What holds the packed form of a buffer for a matrix."""
-        return Buffer(f"{x.name}.{matrix.pack.name}", f"packed {x.rows}", matrix.pack_width())
+    def _packed(packing: Packing, x: Buffer) -> Buffer:
+        """What holds the packed form of a buffer."""
+        return Buffer(f"{x.name}.{packing.operation.name}", f"packed {x.rows}", packing.width)
 
     def _lower_heads(self, operation: Operation) -> None:
         numbers = [int(operation.numbers[name]) for name in ("offset", "size", "stride")]
@@ -361,12 +339,12 @@ class Lowering:
         self._row(attention.combine_operation, Live("tile count", heads), operands, (parts,), out)
 
     def _elementwise(self, kernel: Kernel, numbers: list[int], operation: Operation) -> None:
-        *inputs, out = (self.stay_packed.get(one, one) for one in (*operation.inputs, operation.output))
+        inputs, out = operation.inputs, operation.output
         operands: list[Operand] = list(numbers)
         for buffer in (*inputs, out):
             operands += [Address(buffer), Live(buffer.rows, buffer.width)]
         units = Live(out.rows, out.width, activation.BLOCK)
-        self._row(kernel, units, operands, tuple(inputs), out)
+        self._row(kernel, units, operands, inputs, out)
 
     def _lower_activate(self, operation: Operation) -> None:
         self._elementwise(activation.activate_operation, [int(operation.numbers["kind"])], operation)
@@ -378,7 +356,7 @@ class Lowering:
             self._elementwise(activation.gate_operation, [kind], operation)
             return
         left, right = gated.matrices
-        x, packed = self._pack(left, gated.products[0].inputs[0]), self._packed(gated.following, out)
+        x, packed = self._read(left, gated.products[0].inputs[0]), self._packed(gated.following, out)
         self.packed.add(packed)
         operands: list[Operand] = [
             x,

@@ -10,25 +10,28 @@ import numpy as np
 from bench.measure import Bench, row
 from tinylm.formats.bfloat16 import BFloat16Matrix, narrow
 from tinylm.formats.float32 import Float32Matrix
-from tinylm.kernels.matmul import packed_length
+from tinylm.kernels.matmul_amx_bf16 import packed_length
 from tinylm.lowering import CHUNK_BYTES, CHUNK_ROWS
 
 K = 576
 
 
 def product(bench: Bench, T: int, matrix: Float32Matrix | BFloat16Matrix) -> list[list[int]]:
-    """The rows of a product: for one token `matvec`, else `pack` and `matmul`."""
+    """The rows of a product: for one token `matvec`, else `matmul`, perhaps of packed tokens."""
     N = matrix.shape[0]
     x, out = bench.numbers(T, K), bench.keep(np.zeros((T, N), np.float32))
     if T == 1:
         chunk = CHUNK_BYTES * N // matrix.nbytes // matrix.grain * matrix.grain
         return [row(matrix.matvec, N, chunk, x, *matrix.operands(), out)]
-    packed = bench.keep(np.zeros((packed_length(T), matrix.pack_width()), np.float32))
-    units, tokens = matrix.pack_units()
     chunk = CHUNK_ROWS // matrix.grain * matrix.grain
+    packing = matrix.packing
+    if packing is None:
+        return [row(matrix.matmul, N, chunk, x, *matrix.operands(), out)]
+    packed = bench.keep(np.zeros((packed_length(T), packing.width), np.float32))
+    units, tokens = packing.units
     return [
-        row(matrix.pack, -(-T * units // tokens), 1, x, packed),
-        row(matrix.matmul, N, chunk, packed, *matrix.operands(), out, 0),
+        row(packing.operation, -(-T * units // tokens), 1, x, packed),
+        row(matrix.matmul, N, chunk, packed, *matrix.operands(), out),
     ]
 
 

@@ -18,9 +18,8 @@ import pytest
 
 from tinylm.formats.bfloat16 import BFloat16Matrix, narrow, widen
 from tinylm.kernels import tile_amx
-from tinylm.kernels.matmul import packed_length
 from tinylm.kernels.matmul_amx import matmul_amx
-from tinylm.kernels.matmul_amx_bf16 import fits, matmul_amx_bf16, pack_amx
+from tinylm.kernels.matmul_amx_bf16 import fits, matmul_amx_bf16, pack_amx, packed_length
 from tinylm.kernels.matmul_amx_bf16 import packed_width as planes_width
 from tinylm.kernels.matmul_int8 import matmul_int8, quantize_reference
 from tinylm.kernels.matmul_integers import pack, packed_width
@@ -165,4 +164,4 @@ def test_what_the_unit_takes(N: int, K: int, taken: bool) -> None:
     assert fits(N, K) is taken
     matrix = BFloat16Matrix(np.zeros((N, K), np.uint16))
     assert (matrix.matmul.name == "matmul_bfloat16_amx_operation") is (taken and permitted())
-    assert matrix.packs_numbers is (matrix.pack.name == "pack_operation")
+    assert (matrix.packing is not None) is (taken and permitted())

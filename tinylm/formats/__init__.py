@@ -6,12 +6,27 @@ operations that compute with it. The models and the program never look inside.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.kernels.jit import Operation
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How tokens are laid out, and perhaps rounded, for a matrix."""
+
+    operation: Operation
+    """Makes `packed` of x: operands x (3), packed (3)."""
+
+    width: int
+    """Places (of 4 bytes) of a packed token."""
+
+    units: tuple[int, int] = (1, 1)
+    """Units of the operation a token, as a fraction."""
 
 
 class Matrix(Protocol):
@@ -31,7 +46,7 @@ class Matrix(Protocol):
     """One token: operands x or packed (3), (this matrix), out (3). A unit is one row."""
 
     matmul: Operation
-    """Several tokens: operands packed (3), (this matrix), out (3), whether it stays packed (1). A unit is one row."""
+    """Several tokens: operands x or packed (3), (this matrix), out (3). A unit is one row."""
 
     gated: Operation | None
     """Several tokens times this matrix and another of its shape and class, gated, and packed for a third, if there is
@@ -41,11 +56,8 @@ class Matrix(Protocol):
     gated_rows: int
     """Rows of both matrices that are gated together."""
 
-    pack: Operation
-    """Makes `packed` of x: operands x (3), packed (3). Units: see `pack_units`."""
-
-    packs_numbers: bool
-    """Whether packed tokens are float32 in another order: a result can then stay packed for the next matrix."""
+    packing: Packing | None
+    """How tokens are packed first, if they are not read as they are."""
 
     pack_single: bool
     """Whether one token must be packed too."""
@@ -53,17 +65,11 @@ class Matrix(Protocol):
     grain: int
     """Shares of the rows begin at multiples of this."""
 
-    def pack_width(self) -> int:
-        """Places (of 4 bytes) of a packed token."""
-
-    def pack_units(self) -> tuple[int, int]:
-        """Units of `pack` a token, as a fraction."""
-
     def operands(self) -> list[int]:
         """The matrix as operands of its operations: addresses and sizes."""
 
     def rounded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Activations (T, K) as they meet this matrix: as they are, or rounded as its `pack` rounds them."""
+        """Activations (T, K) as they meet this matrix: as they are, or rounded as its packing rounds them."""
 
     def dequantize(self) -> NDArray[np.float32]:
         """`(N, K)` float32, what the matrix stands for."""

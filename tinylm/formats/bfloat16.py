@@ -5,13 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm.formats import Packing
 from tinylm.kernels.jit import Operation
-from tinylm.kernels.matmul import (
-    BLOCK_ROWS,
-    matmul_bfloat16_operation,
-    matvec_bfloat16_operation,
-    pack_operation,
-)
+from tinylm.kernels.matmul import matmul_bfloat16_operation, matvec_bfloat16_operation
 from tinylm.kernels.matmul_amx_bf16 import (
     fits,
     matmul_bfloat16_amx_operation,
@@ -41,18 +37,9 @@ class BFloat16Matrix:
         self.nbytes = bits.nbytes
         by_amx = permitted() and fits(*self.shape)
         self.matmul = matmul_bfloat16_amx_operation if by_amx else matmul_bfloat16_operation
-        self.pack = pack_amx_operation if by_amx else pack_operation
-        self.packs_numbers = not by_amx
-        self.grain = ROWS if by_amx else BLOCK_ROWS
-        self._tile = TOKENS if by_amx else LANES
-
-    def pack_width(self) -> int:
-        """K: packed tokens are float32 too; or planes of bfloat16."""
-        return self.shape[1] if self.packs_numbers else packed_width(self.shape[1])
-
-    def pack_units(self) -> tuple[int, int]:
-        """A unit is a tile of tokens."""
-        return 1, self._tile
+        planes = packed_width(self.shape[1])
+        self.packing = Packing(pack_amx_operation, planes, (1, TOKENS)) if by_amx else None
+        self.grain = ROWS if by_amx else LANES
 
     def operands(self) -> list[int]:
         """Address, N, K."""

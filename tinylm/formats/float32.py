@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm.formats import Packing
 from tinylm.kernels.jit import Operation
-from tinylm.kernels.matmul import BLOCK_ROWS, matmul_operation, matvec_operation, pack_operation
+from tinylm.kernels.matmul import matmul_operation, matvec_operation
 from tinylm.kernels.operands import array_operands
 from tinylm.kernels.rows import take_operation
 from tinylm.kernels.tile import LANES
@@ -19,25 +20,16 @@ class Float32Matrix:
     take = take_operation
     matvec = matvec_operation
     matmul = matmul_operation
-    pack = pack_operation
-    packs_numbers = True
+    packing: Packing | None = None
     pack_single = False
     gated: Operation | None = None
     gated_rows = 0
-    grain = BLOCK_ROWS
+    grain = LANES
 
     def __init__(self, weights: NDArray[np.float32]) -> None:
         self._weights = weights
         self.shape: tuple[int, int] = weights.shape
         self.nbytes = weights.nbytes
-
-    def pack_width(self) -> int:
-        """K: packed tokens are float32 too."""
-        return self.shape[1]
-
-    def pack_units(self) -> tuple[int, int]:
-        """A unit is a tile of LANES tokens."""
-        return 1, LANES
 
     def operands(self) -> list[int]:
         """Address, N, K."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm.formats import Packing
 from tinylm.kernels.dot import COLUMNS, ROWS
 from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import Operation
@@ -54,8 +55,6 @@ class QuantizedMatrix:
     """Of float32 weights, and of bfloat16."""
     dequantize_reference: ClassVar[Callable[..., NDArray[np.float32]]]
 
-    pack = pack_int8_operation
-    packs_numbers = False
     pack_single = True
     grain = BLOCK_ROWS
     gated_rows = GROUP
@@ -65,6 +64,7 @@ class QuantizedMatrix:
         self._numbers, self._scales = numbers, scales
         self.shape = shape
         self.nbytes = numbers.nbytes + scales.nbytes
+        self.packing: Packing | None = Packing(pack_int8_operation, int(packed_width(shape[1])))
 
     @classmethod
     def stored_shapes(cls, shape: tuple[int, int]) -> Shapes:
@@ -89,14 +89,6 @@ class QuantizedMatrix:
         operands = [*array_operands(weights), numbers.ctypes.data, number_shape[1], scales.ctypes.data]
         team.run(single(kernel.address, blocks, 4, [*operands, scale_shape[1], blocks]))
         return cls(numbers, scales, shape)
-
-    def pack_width(self) -> int:
-        """Bytes, scales, and what sums begin with."""
-        return int(packed_width(self.shape[1]))
-
-    def pack_units(self) -> tuple[int, int]:
-        """A unit is one token."""
-        return 1, 1
 
     def operands(self) -> list[int]:
         """Address of the numbers, address of the scales, K."""

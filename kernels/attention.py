@@ -21,7 +21,7 @@ from tinylm.kernels.narrow_floats import BFLOAT16, FLOAT16, FLOAT32, narrow_at, 
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, int64_1d, int64_2d
 from tinylm.kernels.simd import CACHE_LINE, float_from_bits, memory, prefetch, scratch
 from tinylm.kernels.softmax import LOWEST, softmax_block, softmax_row
-from tinylm.kernels.tile import LANES, NARROW, ROWS, WIDTH, narrow_tile, tile
+from tinylm.kernels.tile import LANES, ROWS, WIDTH, first_row, narrow_tile, narrow_tiles, tile
 from tinylm.kernels.tile_attention import (
     BLOCK,
     MOST,
@@ -130,11 +130,11 @@ def _wide(like, source, wide, count):
 def _multiply(left, row_stride, k_stride, rows, right, K, before, before_stride, out):
     """Rows of a product, added to others, rounded up to whole tiles; addresses, strides in bytes."""
     tiles = (rows + ROWS - 1) // ROWS
-    narrow = min(tiles, (tiles * ROWS - rows) // (ROWS - NARROW))
+    wide = tiles - narrow_tiles(rows)
     for i in range(tiles):
-        row = ROWS * i - (ROWS - NARROW) * max(0, i - (tiles - narrow))
+        row = first_row(i, wide)
         here, sums, there = left + row * row_stride, before + row * before_stride, out + 4 * row * LANES
-        if i < tiles - narrow:
+        if i < wide:
             tile(here, row_stride, k_stride, right, K, sums, before_stride, there, 4 * LANES)
         else:
             narrow_tile(here, row_stride, k_stride, right, K, sums, before_stride, there, 4 * LANES)

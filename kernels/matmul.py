@@ -16,7 +16,7 @@ from tinylm.kernels.lay import lay_side_by_side
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at, uint16_2d
 from tinylm.kernels.simd import CACHE_LINE, keep, memory, prefetch, scratch, to_float32
 from tinylm.kernels.streams import KEPT, LONG
-from tinylm.kernels.tile import LANES, NARROW, ROWS, narrow_tile, tile
+from tinylm.kernels.tile import LANES, NARROW, ROWS, first_row, narrow_tile, narrow_tiles, tile
 from tinylm.kernels.tile_few import dots_1, dots_4, dots_8
 
 FEWEST = 12
@@ -155,28 +155,30 @@ def _copy(source, tokens, rows, out, stride):
 def _times_panels(x, weight, first, last, n, panel, zeros, edge, out, stride):
     """Tokens `first` to `last` times LANES rows from n on, to an address, at a stride in bytes.
 
-    The last tile takes some tokens again, if it would not be full: its sums, (ROWS, LANES), grow at `edge`.
+    If the last tile would not be full it takes some tokens again: its sums, (ROWS, LANES), grow at `edge`.
     """
-    K, rest = x.shape[1], (last - first) % ROWS
-    narrow = rest <= NARROW
-    size = NARROW if narrow else ROWS
-    tiles = (last - first + ROWS - 1) // ROWS
+    K, count = x.shape[1], last - first
+    tiles = (count + ROWS - 1) // ROWS
+    wide = tiles - narrow_tiles(count)
+    size = ROWS if wide == tiles else NARROW  # of the last tile
+    rest = count - first_row(tiles - 1, wide)
     for k in range(0, K, DEPTH):
         length = min(DEPTH, K - k)
         _panel(weight, n, k, length, panel)
         for i in range(tiles):
             _ask_after(weight, n, k, i, tiles)
-            token, target, target_stride = first + ROWS * i, out + stride * ROWS * i, stride
-            whole = last - token >= ROWS
-            if not whole:
-                token, target, target_stride = last - size, edge, 4 * LANES
+            token = first_row(i, wide)
+            target, target_stride = out + stride * token, stride
+            if i == tiles - 1 and rest < size:
+                token, target, target_stride = count - size, edge, 4 * LANES
             before, before_stride = (zeros, 0) if k == 0 else (target, target_stride)
-            left = x.ctypes.data + 4 * (K * token + k)
-            if narrow and not whole:
-                narrow_tile(left, 4 * K, 4, panel, length, before, before_stride, target, target_stride)
-            else:
+            left = x.ctypes.data + 4 * (K * (first + token) + k)
+            if i < wide:
                 tile(left, 4 * K, 4, panel, length, before, before_stride, target, target_stride)
-    _copy(edge + 4 * LANES * (size - rest), rest, LANES, out + stride * (last - first - rest), stride)
+            else:
+                narrow_tile(left, 4 * K, 4, panel, length, before, before_stride, target, target_stride)
+    if rest < size:
+        _copy(edge + 4 * LANES * (size - rest), rest, LANES, out + stride * (count - rest), stride)
 
 
 @njit

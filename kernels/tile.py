@@ -11,7 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from tinylm.kernels.jit import intrinsic, types
+from tinylm.kernels.jit import intrinsic, plain, types
 from tinylm.kernels.simd import FLOAT, INT64, pointer
 from tinylm.kernels.streams import INTEL
 from tinylm.kernels.target import target
@@ -95,3 +95,15 @@ def _make(rows: int, lanes: int, width: int) -> Any:
 tile, narrow_tile = _make(ROWS, LANES, WIDTH), _make(NARROW, LANES, WIDTH)
 """`tile(left, row stride, k stride, right, K, before, stride, out, stride)`: out = before + the product; by address,
 strides in bytes."""
+
+
+@plain
+def narrow_tiles(rows):
+    """How many tiles, the last ones, are narrow where so many rows are taken by no more tiles than they need."""
+    return min(-(-rows // ROWS), -rows % ROWS // (ROWS - NARROW))
+
+
+@plain
+def first_row(tile, wide):
+    """The first row of a tile, where so many wide ones stand before narrow ones."""
+    return NARROW * tile + (ROWS - NARROW) * min(tile, wide)

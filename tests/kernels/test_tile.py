@@ -12,7 +12,7 @@ from tinylm.kernels.attention import attention_float32_operation
 from tinylm.kernels.jit import Operation, njit
 from tinylm.kernels.matmul import matmul_bfloat16_operation, matmul_operation
 from tinylm.kernels.target import target
-from tinylm.kernels.tile import LANES, NARROW, ROWS, UNROLL, WIDTH, narrow_tile, tile
+from tinylm.kernels.tile import LANES, NARROW, ROWS, UNROLL, WIDTH, first_row, narrow_tile, narrow_tiles, tile
 
 
 @njit
@@ -51,6 +51,16 @@ def test_the_tile_adds_a_matrix_product(K: int, transposed: bool, begun: str, ro
     assert (np.abs(out - product) <= room).all()
     out[:] = 77
     assert (border == 77).all()
+
+
+def test_rows_are_shared_out_to_wide_tiles_and_narrow_ones() -> None:
+    for rows in range(1, 20 * ROWS):
+        tiles = -(-rows // ROWS)
+        wide = tiles - narrow_tiles(rows)
+        sizes = [ROWS] * wide + [NARROW] * (tiles - wide)
+        assert [first_row(i, wide) for i in range(tiles + 1)] == np.cumsum([0, *sizes]).tolist()
+        assert sum(sizes) - sizes[-1] < rows <= sum(sizes)
+        assert wide == 0 or sum(sizes) - rows < ROWS - NARROW
 
 
 def test_the_geometry_fits_the_vectors() -> None:

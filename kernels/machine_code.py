@@ -9,9 +9,13 @@ from __future__ import annotations
 import ctypes
 import importlib
 import mmap
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from tinylm.kernels.cache import entry, read, write
@@ -42,9 +46,33 @@ _kept_alive: list[Any] = []
 """Mappings and engines that hold code: for as long as the process lives, since its addresses are passed around."""
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block, where this thread is the one that it interrupts."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *interrupt: held.append(interrupt))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if held:
+        handler(*held[0])
+
+
 def compiler() -> Any:
-    """The module that needs Numba. By its name, when it is needed: it is written with what it compiles."""
-    return importlib.import_module("tinylm.kernels.compiler")
+    """The module that needs Numba. By its name, when it is needed: it is written with what it compiles.
+
+    Numba that is interrupted while it is imported, a second, is of no use any more for as long as the process lives.
+    """
+    name = "tinylm.kernels.compiler"
+    if name not in sys.modules:
+        with _interrupts_held():
+            importlib.import_module(name)
+    return importlib.import_module(name)
 
 
 def address_of(function: Callable[..., Any]) -> int:

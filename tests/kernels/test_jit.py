@@ -237,3 +237,33 @@ def test_a_function_elsewhere_is_not_taken_for_what_it_was(tmp_path: Path) -> No
         text = f"from tinylm.kernels.jit import njit\n@njit\ndef answer():\n    return {number}\n"
         file.write_text(text + "#" * number)  # another length: Python's own cache looks at that and the time
         assert answer() == number
+
+
+INTERRUPTED = """
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+from tinylm.kernels.rows import take_operation
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+try:
+    take_operation.compile()
+except KeyboardInterrupt:
+    print("interrupted")
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+print(take_operation.compile() > 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["numba.core.types.abstract", "numba.cpython.builtins", "numba.np.arrayobj"]
+)
+def test_an_interrupt_while_numba_is_imported_does_not_spoil_it(tmp_path: Path, module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module], cwd=ROOT, env=os.environ | {"TINYLM_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["interrupted", "True"], done.stderr

@@ -12,16 +12,13 @@ from tinylm.kernels.hadamard import GROUP
 from tinylm.kernels.jit import Function, Operation, njit, operation
 from tinylm.kernels.matmul_integers import groups_of, pack_group, steps_of
 from tinylm.kernels.operands import float32_1d_at, float32_2d, float32_2d_at
-from tinylm.kernels.simd import scratch
+from tinylm.kernels.simd import GUARD, scratch
 
 GATED_TOKENS = 48
 """Tokens at a time: whole tiles of any size (`matmul_integers.MANY`)."""
 
 FEWEST = 16
 """Tokens at a time at least, where there are as many: fewer go through smaller tiles."""
-
-GUARD = 256
-"""Bytes that stay free between rooms, as `storage.GUARD` says."""
 
 
 def make_gated(bits: int, tokens: int, product: Function) -> Function:

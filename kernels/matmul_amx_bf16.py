@@ -18,9 +18,9 @@ from tinylm.kernels.tile_amx_bf16 import (
     ROW_BYTES,
     ROWS,
     STEP_BYTES,
+    add_tile,
     lay_planes,
-    tile_first,
-    tile_more,
+    tile,
 )
 
 SUMS_BYTES = 4 * ROWS * 2 * TOKENS
@@ -62,9 +62,9 @@ def pack_amx(x, packed, begin, end):
         return
     plane, stride = STEP_BYTES // COLUMNS * K, 4 * K
     room = float32_2d_at(scratch(4 * TOKENS * COLUMNS), TOKENS, COLUMNS)
-    for tile in range(begin, end):
-        first = TOKENS * tile
-        out = packed.ctypes.data + PLANES * plane * tile
+    for number in range(begin, end):
+        first = TOKENS * number
+        out = packed.ctypes.data + PLANES * plane * number
         if first + TOKENS <= T:
             lay_planes(x.ctypes.data + stride * first, stride, K, out, plane)
             continue
@@ -80,8 +80,8 @@ def pack_amx(x, packed, begin, end):
 def _configure():
     shapes = scratch(CONFIGURATION)
     clear_shapes(shapes)
-    for tile in range(8):
-        give_shape(shapes, tile, TOKENS, ROW_BYTES)
+    for number in range(8):
+        give_shape(shapes, number, TOKENS, ROW_BYTES)
     configure(shapes)
 
 
@@ -111,25 +111,24 @@ def matmul_amx_bf16(packed, weight, out, begin, end):
     tile_bytes = PLANES * plane
     room, sums = scratch(SUMS_BYTES), scratch(SUMS_BYTES * BLOCKS)
     _configure()
-    for tile in range(0, tiles, 2):
+    for pair in range(0, tiles, 2):
         # alone, the last tile meets the weights as both
-        apart = tile_bytes if tile + 1 < tiles else 0
+        apart = tile_bytes if pair + 1 < tiles else 0
         for begun in range(begin, end, ROWS * BLOCKS):
             last = min(end, begun + ROWS * BLOCKS)
             for k in range(0, K, DEPTH):
                 steps = min(DEPTH, K - k) // COLUMNS
-                right = packed.ctypes.data + tile_bytes * tile + STEP_BYTES // COLUMNS * k
+                right = packed.ctypes.data + tile_bytes * pair + STEP_BYTES // COLUMNS * k
                 for first in range(begun, last, ROWS):
                     n = min(first, N - ROWS)  # the last rows may be some of others', who write the same
                     left = weight.ctypes.data + row_bytes * n + 2 * k
                     here = sums + SUMS_BYTES // ROWS * (first - begun)
-                    if k == 0:
-                        tile_first(left, row_bytes, steps, right, apart, plane, room, here)
-                    else:
-                        tile_more(left, row_bytes, steps, right, apart, plane, room, here)
+                    tile(left, row_bytes, steps, right, apart, plane, here if k == 0 else room)
+                    if k > 0:
+                        add_tile(room, here)
             for first in range(begun, last, ROWS):
                 here = sums + SUMS_BYTES // ROWS * (first - begun)
-                _write(here, out, TOKENS * tile, min(first, N - ROWS))
+                _write(here, out, TOKENS * pair, min(first, N - ROWS))
     release()
 
 

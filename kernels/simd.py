@@ -17,6 +17,10 @@ FLOAT = ir.FloatType()
 CACHE_LINE = 64
 """Bytes that a processor fetches at a time, or half of them."""
 
+GUARD = 256
+"""Bytes that stay free around numbers that loops run over. Where some end closer to the next than a vector loop reaches
+ahead, LLVM's check for overlaps chooses the scalar loop, which rounds otherwise: bits would hang on addresses."""
+
 
 def pointer(builder: ir.IRBuilder, address: ir.Value, to: ir.Type) -> ir.Value:
     """The pointer of an address held in an int64."""

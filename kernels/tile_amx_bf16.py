@@ -100,53 +100,51 @@ def lay_planes(typingctx: Any, x: Any, stride: Any, K: Any, out: Any, plane: Any
     return types.void(*[types.int64] * 5), generate
 
 
-def _make_tile(more: bool) -> Any:
-    """A tile whose sums are all there are, or are added to those before, as an intrinsic."""
+@intrinsic
+def tile(
+    typingctx: Any, left: Any, row_bytes: Any, steps: Any, right: Any, tile_bytes: Any, plane: Any, out: Any
+) -> Any:
+    """32 rows of weights times two tiles of tokens, over so many steps of columns, to (32, 32) float32, by address."""
 
-    @intrinsic
-    def tile(
-        typingctx: Any, left: Any, row_bytes: Any, steps: Any, right: Any, tile_bytes: Any, plane: Any,
-        room: Any, out: Any,
-    ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            left, row_bytes, steps, right, tile_bytes, plane, room, out = arguments
-            for sums in range(4):
-                call_amx(builder, "tilezero", sums)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        left, row_bytes, steps, right, tile_bytes, plane, out = arguments
+        for sums in range(4):
+            call_amx(builder, "tilezero", sums)
 
-            def step(number: Any, state: list[Any]) -> list[Any]:
+        def step(number: Any, state: list[Any]) -> list[Any]:
+            for half in (0, 1):
+                rows = at(builder, left, (ROW_BYTES, number), (row_bytes, TOKENS * half))
+                call_amx(builder, "tileloadd64", 4 + half, pointer(builder, rows, INT8), row_bytes)
+            for part in range(PLANES):
                 for half in (0, 1):
-                    rows = at(builder, left, (ROW_BYTES, number), (row_bytes, TOKENS * half))
-                    call_amx(builder, "tileloadd64", 4 + half, pointer(builder, rows, INT8), row_bytes)
-                for part in range(PLANES):
-                    for half in (0, 1):
-                        tokens = at(builder, right, (STEP_BYTES, number), (plane, part), (tile_bytes, half))
-                        call_amx(
-                            builder, "tileloadd64", 6 + half, pointer(builder, tokens, INT8), INT64(ROW_BYTES)
-                        )
-                    for sums in range(4):
-                        call_amx(builder, "tdpbf16ps", sums, 4 + sums // 2, 6 + sums % 2)
-                return state
+                    tokens = at(builder, right, (STEP_BYTES, number), (plane, part), (tile_bytes, half))
+                    call_amx(
+                        builder, "tileloadd64", 6 + half, pointer(builder, tokens, INT8), INT64(ROW_BYTES)
+                    )
+                for sums in range(4):
+                    call_amx(builder, "tdpbf16ps", sums, 4 + sums // 2, 6 + sums % 2)
+            return state
 
-            loop(builder, INT64(0), steps, 1, [], step)
-            to = room if more else out
-            for sums in range(4):
-                place = at(builder, to, (2 * ROW_BYTES * TOKENS, sums // 2), (ROW_BYTES, sums % 2))
-                call_amx(builder, "tilestored64", sums, pointer(builder, place, INT8), INT64(2 * ROW_BYTES))
-            for i in range(2 * ROWS if more else 0):
-                place = at(builder, out, (ROW_BYTES, i))
-                total = builder.fadd(
-                    load(builder, place, FLOATS, 64),
-                    load(builder, at(builder, room, (ROW_BYTES, i)), FLOATS, 64),
-                )
-                builder.store(total, pointer(builder, place, FLOATS), align=64)
-            return context.get_dummy_value()
+        loop(builder, INT64(0), steps, 1, [], step)
+        for sums in range(4):
+            place = at(builder, out, (2 * ROW_BYTES * TOKENS, sums // 2), (ROW_BYTES, sums % 2))
+            call_amx(builder, "tilestored64", sums, pointer(builder, place, INT8), INT64(2 * ROW_BYTES))
+        return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), generate
-
-    return tile
+    return types.void(*[types.int64] * 7), generate
 
 
-tile_first, tile_more = _make_tile(more=False), _make_tile(more=True)
-"""`tile_first(left, row_bytes, steps, right, tile_bytes, plane, room, out)`: 32 rows of weights times two tiles of
-tokens, over so many steps of columns, to (32, 32) float32 at `out`; `tile_more`: added to what is there, by way of
-`room`. All by address; `room` and `out` begin at cache lines."""
+@intrinsic
+def add_tile(typingctx: Any, found: Any, out: Any) -> Any:
+    """Add what a `tile` made to another; both are addresses at cache lines."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found, out = arguments
+        for i in range(2 * ROWS):
+            place = at(builder, out, (ROW_BYTES, i))
+            more = load(builder, at(builder, found, (ROW_BYTES, i)), FLOATS, 64)
+            total = builder.fadd(load(builder, place, FLOATS, 64), more)
+            builder.store(total, pointer(builder, place, FLOATS), align=64)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylm.kernels.operands import aligned
-from tinylm.kernels.simd import CACHE_LINE
+from tinylm.kernels.simd import CACHE_LINE, GUARD
 from tinylm.lowering import Row
 from tinylm.program import Buffer
 
-GUARD = 64
-"""float32 that stay free around a buffer. Where one ends closer to the next than a vector loop reaches ahead,
-LLVM's check for overlaps chooses the scalar loop, which rounds otherwise: bits would hang on addresses."""
+FREE = GUARD // 4
+"""float32 that stay free around a buffer."""
 
 NOTHING: NDArray[np.float32] = np.zeros(0, np.float32)
 
@@ -66,17 +65,17 @@ class Storage:
     def _lay_out(self, room: Facts) -> tuple[dict[str, int], int]:
         """Where each buffer begins, and how many float32 all take: the largest first, each as low as it can be."""
         unit = CACHE_LINE // 4
-        sizes = {buffer: -(-room[buffer.rows] * buffer.width // unit) * unit + GUARD for buffer in self.lives}
+        sizes = {buffer: -(-room[buffer.rows] * buffer.width // unit) * unit + FREE for buffer in self.lives}
         if self._apart:
-            ends = [*accumulate(sizes.values(), initial=GUARD)]
+            ends = [*accumulate(sizes.values(), initial=FREE)]
             return dict(zip((buffer.name for buffer in sizes), ends, strict=False)), ends[-1]
         taken: list[list[tuple[int, int]]] = [
             [] for _ in range(max(last for _, last in self.lives.values()) + 1)
         ]
-        begin, end = {}, GUARD
+        begin, end = {}, FREE
         for buffer in sorted(sizes, key=lambda one: -sizes[one]):
             first, last = self.lives[buffer]
-            place = GUARD
+            place = FREE
             for there, until in sorted({one for group in taken[first : last + 1] for one in group}):
                 if there - place >= sizes[buffer]:
                     break

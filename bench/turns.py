@@ -9,8 +9,9 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ DEPTH_TOGETHER = 16
 
 PAUSE = 0.3
 """Seconds before each sample, in which the threads of the one before fall asleep."""
+
+ENOUGH = 2.0
+"""Seconds of reading that make a sample of prompts: the cores of a shared machine change their speed within a second."""
 
 KINDS = ("decode", "prefill", "together")
 
@@ -87,10 +91,6 @@ def take_turns(
     written = same.integers(3, vocabulary, max(case.prompt for case in cases)).tolist()
     for round_number in range(repeats + 1):
         for number, case in enumerate(cases):
-            # a prompt is new each time, from its first token on, for there are peers that remember how one began
-            fresh = (
-                np.random.default_rng((round_number, number)).integers(3, vocabulary, case.prompt).tolist()
-            )
             # in the other direction each time, so that nobody always follows the same
             for runner in runners if round_number % 2 else reversed(runners):
                 if case.kind == "together" and not can_together(runner):
@@ -101,8 +101,11 @@ def take_turns(
                     file=sys.stderr,
                 )
                 time.sleep(PAUSE)
-                ids = fresh if case.kind == "prefill" else written[: case.prompt]
-                sample = one_sample(runner, case, ids, limits)
+                if case.kind == "prefill":
+                    prompts = new_prompts((round_number, number), vocabulary, case.prompt)
+                    sample = sample_of_prompts(runner, prompts, limits)
+                else:
+                    sample = sample_of_tokens(runner, case, written[: case.prompt], limits)
                 if round_number:
                     samples.setdefault((case.name, runner.name), []).append(sample)
                 elif case.kind == "decode":
@@ -116,21 +119,32 @@ def can_together(runner: Any) -> bool:
     return bool(getattr(runner, "many", hasattr(runner, "together")))
 
 
-def one_sample(runner: Any, case: Case, ids: list[int], limits: Limits) -> Sample:
-    """How long it took, and the limit right before and after."""
-    measure = limits.multiplication if case.kind == "prefill" else limits.bandwidth
+def new_prompts(seed: tuple[int, ...], vocabulary: int, length: int) -> Iterator[list[int]]:
+    """The same for each runner, and new from the first token on: there are peers that remember how one began."""
+    for number in count():
+        yield np.random.default_rng((*seed, number)).integers(3, vocabulary, length).tolist()
+
+
+def sample_of_prompts(runner: Any, prompts: Iterator[list[int]], limits: Limits) -> Sample:
+    """How long a prompt took, of as many as take `ENOUGH`, and the limit right before and after."""
+    before, seconds, read = limits.multiplication(), 0.0, 0
+    while seconds < ENOUGH:
+        seconds += runner.prefill(next(prompts))
+        read += 1
+    return Sample(seconds / read, before, limits.multiplication())
+
+
+def sample_of_tokens(runner: Any, case: Case, ids: list[int], limits: Limits) -> Sample:
+    """How long TOKENS took, and the limit right before and after."""
     if case.kind == "decode":
         runner.decode(ids, 1)  # reads the prompt, where it has not been read yet
-    elif case.kind == "together":
-        runner.together(ids, 1, case.length)
-    before = measure()
-    if case.kind == "prefill":
-        seconds = runner.prefill(ids)
-    elif case.kind == "decode":
-        seconds = runner.decode(ids, TOKENS)
     else:
-        seconds = runner.together(ids, TOKENS, case.length)
-    return Sample(seconds, before, measure())
+        runner.together(ids, 1, case.length)
+    before = limits.bandwidth()
+    seconds = (
+        runner.decode(ids, TOKENS) if case.kind == "decode" else runner.together(ids, TOKENS, case.length)
+    )
+    return Sample(seconds, before, limits.bandwidth())
 
 
 def figures(case: Case, samples: list[Sample], work: Work | None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ PAUSE = 0.3
 """Seconds before each sample, in which the threads of the one before fall asleep."""
 
 ENOUGH = 2.0
-"""Seconds of reading that make a sample of prompts: the cores of a shared machine change their speed within a second."""
+"""Seconds of reading that make a sample of prompts: cores of a shared machine change their speed within one."""
 
 KINDS = ("decode", "prefill", "together")
 

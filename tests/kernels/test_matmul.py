@@ -108,7 +108,17 @@ def test_one_token_and_long_rows(K: int, dtype: str, keep: Any) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("T", TOKENS)
 def test_several_tokens(T: int, dtype: str, keep: Any) -> None:
-    for N, K in ((13, 7), (1, 172), (12, 12), (64, 13), (172, 64), (7, 1), (3, 5000), (2 * LANES, 5000)):
+    for N, K in (
+        (13, 7),
+        (1, 172),
+        (12, 12),
+        (64, 13),
+        (172, 64),
+        (7, 1),
+        (3, 5000),
+        (2 * LANES, 5000),
+        (LANES + 8, 2000),
+    ):
         stored, weight = random_weight(N, K, dtype)
         x = random_tokens(T, K)
         check(multiply(keep(x), keep(stored)), x, weight)

@@ -1,9 +1,10 @@
 """The compiled executor: a program becomes a table of integers, which a team of threads walks in one call.
 
-There are two tables of each program: for steps of one token (`matvec`) and for steps of several (`pack`, then
-`matmul`). What depends on the step, such as the number of tokens, is written into its places in the table
-before each step, if it changed. Where other programs want the cores, two more tables for one token take turns,
-whose matrices may be helped (`walk`): each has memory of its own, in which no buffer takes another's place.
+There are two tables of each program: for steps of one token (`matvec`) and for steps of several (`matmul`, where
+a format says so of packed tokens). What depends on the step, such as the number of tokens, is written into its
+places in the table before each step, if it changed. Where other programs want the cores, two more tables for one
+token take turns, whose matrices may be helped (`walk`): each has memory of its own, in which no buffer takes
+another's place.
 """
 
 from __future__ import annotations
